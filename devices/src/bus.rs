@@ -1,0 +1,219 @@
+//! The port and memory-mapped I/O spaces: which register block an address belongs to.
+//!
+//! A vCPU's access finds its [`Region`] here, and calls it with the bus unlocked. What a write
+//! asks of the machine as a whole comes back as an [`Effect`], which the caller carries out after
+//! every device lock is released: so a device may ask to be moved without anyone waiting for
+//! anyone. Unclaimed addresses read as ones, and swallow writes, as on a PC.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, RwLock};
+
+/// A block of registers. Offsets are relative to the region's start, whatever its address is.
+pub trait Region: Send + Sync {
+    /// Reads `data.len()` (1, 2, 4 or 8) bytes. A hole reads all ones.
+    fn read(&self, offset: u64, data: &mut [u8]);
+    /// Writes `data.len()` (1, 2, 4 or 8) bytes.
+    fn write(&self, offset: u64, data: &[u8]) -> Effect;
+}
+
+/// What a register write asks of the machine, beyond the device itself.
+#[derive(Debug, Default)]
+pub enum Effect {
+    /// Nothing more.
+    #[default]
+    None,
+    /// Regions have come, gone or moved; in this order.
+    Remap(Vec<Remap>),
+    /// The guest asks for a change of the machine's state.
+    Guest(GuestEvent),
+}
+
+impl Effect {
+    /// Both effects, in order. A guest event outranks moves, which it makes moot.
+    pub fn and(self, next: Effect) -> Effect {
+        match (self, next) {
+            (Effect::None, other) | (other, Effect::None) => other,
+            (Effect::Remap(mut first), Effect::Remap(second)) => {
+                first.extend(second);
+                Effect::Remap(first)
+            }
+            (Effect::Guest(event), _) | (_, Effect::Guest(event)) => Effect::Guest(event),
+        }
+    }
+}
+
+/// What the guest asked for through a register.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GuestEvent {
+    /// ACPI S5: power off.
+    PowerOff,
+    /// A reset, through whichever of the reset registers.
+    Reset,
+    /// The guest's kernel has panicked (pvpanic).
+    Panicked,
+    /// The guest's kernel has panicked, and stays to write a crash dump (pvpanic).
+    CrashLoaded,
+}
+
+/// An address space of the bus.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Space {
+    /// I/O ports, 0 to 0xFFFF.
+    Port,
+    /// Guest-physical memory.
+    Memory,
+}
+
+/// A region that changes its place.
+#[derive(Clone)]
+pub struct Remap {
+    /// The address space.
+    pub space: Space,
+    /// Where the region is mapped now, if anywhere.
+    pub from: Option<u64>,
+    /// Where it shall be mapped, if anywhere.
+    pub to: Option<u64>,
+    /// Length in bytes.
+    pub len: u64,
+    /// The registers.
+    pub region: Arc<dyn Region>,
+    /// Writes that must not leave the kernel: they only signal an eventfd.
+    pub doorbells: Vec<Doorbell>,
+}
+
+impl fmt::Debug for Remap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} {:x?} -> {:x?}, {:#x} bytes", self.space, self.from, self.to, self.len)
+    }
+}
+
+/// A write of any width at `offset` signals `eventfd` (KVM_IOEVENTFD without a data match).
+#[derive(Clone, Debug)]
+pub struct Doorbell {
+    /// Offset in the region.
+    pub offset: u64,
+    /// What is signalled.
+    pub eventfd: Arc<OwnedFd>,
+}
+
+/// One address space's map of regions.
+#[derive(Default)]
+pub struct Bus {
+    regions: RwLock<BTreeMap<u64, Mapping>>,
+}
+
+struct Mapping {
+    len: u64,
+    region: Arc<dyn Region>,
+}
+
+/// The range asked for is taken, empty, or runs over the end of the address space.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("no room on the bus for {len:#x} bytes at {base:#x}")]
+pub struct Occupied {
+    /// First address.
+    pub base: u64,
+    /// Length in bytes.
+    pub len: u64,
+}
+
+impl Bus {
+    /// Maps `region` at `base`.
+    ///
+    /// # Errors
+    /// [`Occupied`] when the range overlaps one that is mapped, and nothing changes.
+    pub fn insert(&self, base: u64, len: u64, region: Arc<dyn Region>) -> Result<(), Occupied> {
+        let occupied = Occupied { base, len };
+        let last = len.checked_sub(1).and_then(|l| base.checked_add(l)).ok_or(occupied)?;
+        let mut regions = self.regions.write().expect("the map's lock is never held in a panic");
+        if let Some((start, mapping)) = regions.range(..=last).next_back()
+            && start + (mapping.len - 1) >= base
+        {
+            return Err(Occupied { base, len });
+        }
+        regions.insert(base, Mapping { len, region });
+        Ok(())
+    }
+
+    /// Takes away the region that starts at `base`; true when there was one.
+    pub fn remove(&self, base: u64) -> bool {
+        self.regions
+            .write()
+            .expect("the map's lock is never held in a panic")
+            .remove(&base)
+            .is_some()
+    }
+
+    /// Reads from whatever is at `address`; ones where nothing is.
+    pub fn read(&self, address: u64, data: &mut [u8]) {
+        match self.find(address, data.len()) {
+            Some((offset, region)) => region.read(offset, data),
+            None => data.fill(0xff),
+        }
+    }
+
+    /// Writes to whatever is at `address`.
+    pub fn write(&self, address: u64, data: &[u8]) -> Effect {
+        match self.find(address, data.len()) {
+            Some((offset, region)) => region.write(offset, data),
+            None => Effect::None,
+        }
+    }
+
+    /// The region that holds all `len` bytes at `address`, and the offset in it.
+    fn find(&self, address: u64, len: usize) -> Option<(u64, Arc<dyn Region>)> {
+        let regions = self.regions.read().expect("the map's lock is never held in a panic");
+        let (start, mapping) = regions.range(..=address).next_back()?;
+        let offset = address - start;
+        let end = offset.checked_add(len as u64)?;
+        (end <= mapping.len).then(|| (offset, mapping.region.clone()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Echo;
+
+    impl Region for Echo {
+        fn read(&self, offset: u64, data: &mut [u8]) {
+            data.fill(offset as u8);
+        }
+        fn write(&self, _: u64, _: &[u8]) -> Effect {
+            Effect::Guest(GuestEvent::Reset)
+        }
+    }
+
+    #[test]
+    fn accesses_find_their_region_or_read_ones() {
+        let bus = Bus::default();
+        bus.insert(0x100, 0x10, Arc::new(Echo)).unwrap();
+        let mut data = [0; 4];
+        bus.read(0x104, &mut data);
+        assert_eq!(data, [4; 4]);
+        for hole in [0xff, 0x10e, 0x110, u64::MAX] {
+            bus.read(hole, &mut data);
+            assert_eq!(data, [0xff; 4], "at {hole:#x}");
+            assert!(matches!(bus.write(hole, &data), Effect::None));
+        }
+        assert!(matches!(bus.write(0x10c, &data), Effect::Guest(GuestEvent::Reset)));
+    }
+
+    #[test]
+    fn overlaps_are_refused_and_change_nothing() {
+        let bus = Bus::default();
+        bus.insert(0x100, 0x10, Arc::new(Echo)).unwrap();
+        for (base, len) in [(0xf8, 9), (0x100, 1), (0x10f, 1), (0xf8, 0x100), (0x200, 0)] {
+            assert_eq!(bus.insert(base, len, Arc::new(Echo)), Err(Occupied { base, len }));
+        }
+        assert!(bus.insert(u64::MAX, 2, Arc::new(Echo)).is_err());
+        bus.insert(u64::MAX, 1, Arc::new(Echo)).unwrap();
+        bus.insert(0xf8, 8, Arc::new(Echo)).unwrap();
+        bus.insert(0x110, 1, Arc::new(Echo)).unwrap();
+        assert!(bus.remove(0x100));
+        assert!(!bus.remove(0x100));
+    }
+}

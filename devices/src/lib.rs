@@ -1,0 +1,23 @@
+//! What the guest can touch, and what stands behind it. No KVM, no pods, no HTTP.
+//!
+//! The crate is built in layers; each knows only those above it in this list:
+//!
+//! - [`mem`], [`irq`], [`bus`]: guest memory, interrupts out, register accesses in;
+//! - [`pci`]: configuration space, BARs, MSI-X, and the host bridge that leads to them;
+//! - [`virtio`]: queues and the PCI transport, then one file per device;
+//! - [`block`], [`net`], [`serial`]: what the virtio devices and the UART hand their data to;
+//! - [`platform`]: the board's own registers.
+//!
+//! A guest's value is an allegation until it is checked: no panic, unbounded allocation or
+//! unbounded loop is reachable from a register, a ring or an image byte. The smallest whole
+//! device, and the best one to read first, is `virtio/rng.rs`.
+
+pub mod block;
+pub mod bus;
+pub mod irq;
+pub mod mem;
+pub mod net;
+pub mod pci;
+pub mod platform;
+pub mod serial;
+pub mod virtio;

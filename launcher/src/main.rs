@@ -1,0 +1,3 @@
+//! `berth`: runs one virtual machine per pod.
+
+fn main() {}

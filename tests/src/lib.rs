@@ -1,0 +1,1 @@
+//! Whole-machine tests: the harness that the files beside it share.

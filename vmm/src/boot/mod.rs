@@ -1,0 +1,3 @@
+//! From a boot source to the state a vCPU starts in.
+
+pub mod guestfs;

@@ -1,0 +1,93 @@
+//! What a machine is asked to be: plain data, with the open files and backends it is made of.
+
+use std::fs::File;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use devices::block::BlockBackend;
+use devices::serial::Console;
+
+/// A machine to be built.
+pub struct MachineConfig {
+    /// Number of vCPUs, 1 to [`MAX_CPUS`].
+    pub cpus: u32,
+    /// Guest RAM in bytes; a multiple of 2 MiB, at least 32 MiB.
+    pub memory_bytes: u64,
+    /// Where the kernel comes from.
+    pub boot: BootConfig,
+    /// Disks, in the order of their PCI slots.
+    pub disks: Vec<DiskConfig>,
+    /// Network interfaces, in the order of their PCI slots.
+    pub nics: Vec<NicConfig>,
+    /// Where COM1's output goes.
+    pub console: Arc<dyn Console>,
+    /// The machine's identity, shown in SMBIOS.
+    pub identity: Identity,
+}
+
+/// The most vCPUs a machine may have.
+pub const MAX_CPUS: u32 = 64;
+
+/// Where the kernel comes from.
+#[derive(Clone, Debug)]
+pub enum BootConfig {
+    /// What the boot loader on disk `disk` would boot; read again at every reset.
+    Disk {
+        /// Index in [`MachineConfig::disks`].
+        disk: usize,
+        /// Added to the command line found there.
+        cmdline_extra: String,
+    },
+    /// These files; opened again at every reset.
+    Kernel {
+        /// A bzImage, or an ELF kernel with a PVH note.
+        kernel: PathBuf,
+        /// The initial ramdisk.
+        initrd: Option<PathBuf>,
+        /// The command line, whole.
+        cmdline: String,
+    },
+}
+
+/// A virtio-blk device.
+pub struct DiskConfig {
+    /// The data.
+    pub backend: Arc<dyn BlockBackend>,
+    /// Serial number, at most 20 bytes of ASCII.
+    pub serial: String,
+    /// Number of queues; 0: as many as vCPUs, at most 4.
+    pub queues: u16,
+    /// Which engine moves the data.
+    pub engine: DiskEngine,
+}
+
+/// How data is moved between guest memory and files.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DiskEngine {
+    /// io_uring where the kernel allows it, else calls.
+    #[default]
+    Auto,
+    /// io_uring; an error where the kernel refuses it.
+    IoUring,
+    /// Positioned reads and writes, one after the other.
+    Sync,
+}
+
+/// A virtio-net device.
+pub struct NicConfig {
+    /// One open tap queue file (IFF_VNET_HDR | IFF_NO_PI) for each queue pair.
+    pub taps: Vec<File>,
+    /// Hardware address.
+    pub mac: [u8; 6],
+    /// MTU offered to the driver, 68 to 65535.
+    pub mtu: Option<u16>,
+}
+
+/// What SMBIOS says of the machine.
+#[derive(Clone, Debug, Default)]
+pub struct Identity {
+    /// System UUID.
+    pub uuid: [u8; 16],
+    /// Serial number; cloud-init reads instance data from it on some platforms.
+    pub serial: String,
+}
