@@ -23,7 +23,8 @@ const STATUS_A: usize = 0x0a;
 const STATUS_B: usize = 0x0b;
 const STATUS_C: usize = 0x0c;
 const STATUS_D: usize = 0x0d;
-const CENTURY: usize = 0x32;
+/// Where the century is kept; the FADT names it.
+pub const CENTURY: usize = 0x32;
 const B_SET: u8 = 1 << 7;
 const B_BINARY: u8 = 1 << 2;
 const B_24_HOURS: u8 = 1 << 1;
