@@ -58,8 +58,7 @@ pub fn allocate(bytes: u64) -> Result<GuestMemory, MemoryError> {
             .ok_or_else(|| MemoryError::Layout(format!("{len:#x} bytes at {start:#x} overflow")))?;
         regions.push(region);
     }
-    let ram =
-        GuestRam::from_regions(regions).map_err(|e| MemoryError::Layout(e.to_string()))?;
+    let ram = GuestRam::from_regions(regions).map_err(|e| MemoryError::Layout(e.to_string()))?;
     Ok(Arc::new(ram))
 }
 

@@ -45,6 +45,11 @@ impl PciRoot {
         self.lock().get_mut(&slot).map(f)
     }
 
+    /// The slots that are taken, ascending.
+    pub fn slots(&self) -> Vec<Slot> {
+        self.lock().keys().copied().collect()
+    }
+
     /// Resets every function; the effect unmaps what was mapped.
     pub fn reset(&self) -> Effect {
         self.lock().values_mut().fold(Effect::None, |all, function| all.and(function.reset()))

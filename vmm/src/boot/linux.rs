@@ -43,7 +43,8 @@ const ENTRY_64: u64 = 0x200;
 
 /// True: the file starts as a Linux kernel image does.
 pub fn is_bzimage(head: &[u8]) -> bool {
-    head.get(MAGIC..MAGIC + 4) == Some(b"HdrS") && head.get(BOOT_FLAG..BOOT_FLAG + 2) == Some(&[0x55, 0xaa])
+    head.get(MAGIC..MAGIC + 4) == Some(b"HdrS")
+        && head.get(BOOT_FLAG..BOOT_FLAG + 2) == Some(&[0x55, 0xaa])
 }
 
 /// Loads kernel, ramdisks and command line, and writes boot_params.
@@ -202,9 +203,8 @@ mod tests {
     fn wrong_kernels_are_declined_with_the_reason() {
         let memory = memory::allocate(64 << 20).unwrap();
         let ram = memory::ranges(64 << 20);
-        let attempt = |bytes: Vec<u8>| {
-            load(&memory, &payload(bytes), &[], "", &ram).unwrap_err().to_string()
-        };
+        let attempt =
+            |bytes: Vec<u8>| load(&memory, &payload(bytes), &[], "", &ram).unwrap_err().to_string();
         assert!(attempt(vec![0; 100]).contains("not a Linux bzImage"));
         assert!(attempt(Vec::new()).contains("not a Linux bzImage"));
         let mut old = image(&[]);

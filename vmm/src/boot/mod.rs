@@ -4,14 +4,18 @@
 //! finds out what a disk's own boot loader would have booted. All of it runs again at every reset,
 //! so that a guest that has installed a new kernel gets it.
 
-pub mod cmdline;
 pub mod guestfs;
 pub mod linux;
 pub mod payload;
 pub mod pvh;
 
+use std::sync::Arc;
+
+use devices::block::BlockBackend;
 use devices::mem::{Bytes, GuestAddress, GuestMemory, GuestMemoryBackend, GuestMemoryError};
 
+use self::payload::Payload;
+use crate::config::BootConfig;
 use crate::machine::layout;
 
 /// How the first vCPU enters the kernel.
@@ -52,7 +56,9 @@ pub enum BootError {
         why: String,
     },
     /// The pieces do not fit into the guest's RAM.
-    #[error("{what} of {len} bytes does not fit into the guest's memory; give it more with --memory")]
+    #[error(
+        "{what} of {len} bytes does not fit into the guest's memory; give it more with --memory"
+    )]
     Room {
         /// Which piece.
         what: &'static str,
@@ -78,6 +84,61 @@ pub enum BootError {
     Memory(#[from] GuestMemoryError),
 }
 
+/// What was loaded.
+#[derive(Debug)]
+pub struct Loaded {
+    /// How to enter it.
+    pub entry: Entry,
+    /// What was chosen and why, in a sentence for the log.
+    pub reason: String,
+}
+
+/// Loads whatever `config` says into guest memory.
+///
+/// # Errors
+/// [`BootError`]; nothing in guest memory can be relied on then.
+pub fn load(
+    config: &BootConfig,
+    disks: &[Arc<dyn BlockBackend>],
+    memory: &GuestMemory,
+    ram: &[(u64, u64)],
+) -> Result<Loaded, BootError> {
+    match config {
+        BootConfig::Kernel { kernel, initrd, cmdline } => {
+            let payload = Payload::open("the kernel", kernel)?;
+            let initrds = match initrd {
+                Some(path) => vec![Payload::open("the initial ramdisk", path)?],
+                None => Vec::new(),
+            };
+            let elf = pvh::is_elf(&payload.head(4)?);
+            let entry = if elf {
+                pvh::load(memory, kernel, &initrds, cmdline, ram)?
+            } else {
+                linux::load(memory, &payload, &initrds, cmdline, ram)?
+            };
+            let kind = if elf { "ELF, PVH" } else { "bzImage" };
+            Ok(Loaded { entry, reason: format!("{} ({kind}), as asked for", payload.name()) })
+        }
+        BootConfig::Disk { disk, cmdline_extra } => {
+            let choice = guestfs::choose(&disks[*disk])?;
+            let mut cmdline = choice.cmdline;
+            if !cmdline_extra.is_empty() {
+                cmdline.push(' ');
+                cmdline.push_str(cmdline_extra);
+            }
+            let kernel =
+                Payload::from_bytes("the kernel", "the disk's kernel".into(), choice.kernel);
+            let initrds: Vec<Payload> = choice
+                .initrds
+                .into_iter()
+                .map(|i| Payload::from_bytes("the initial ramdisk", "the disk's".into(), i))
+                .collect();
+            let entry = linux::load(memory, &kernel, &initrds, &cmdline, ram)?;
+            Ok(Loaded { entry, reason: format!("{}; command line: {cmdline}", choice.reason) })
+        }
+    }
+}
+
 /// Writes the command line where both protocols expect it.
 fn write_cmdline(memory: &GuestMemory, cmdline: &str, max: usize) -> Result<(), BootError> {
     let max = max.min(layout::CMDLINE_LEN as usize - 1);
@@ -96,7 +157,7 @@ fn write_cmdline(memory: &GuestMemory, cmdline: &str, max: usize) -> Result<(), 
 /// `limit`, and above `floor`. Answers guest address and length; (0, 0) when there are none.
 fn place_initrds(
     memory: &GuestMemory,
-    initrds: &[payload::Payload],
+    initrds: &[Payload],
     floor: u64,
     limit: u64,
 ) -> Result<(u64, u64), BootError> {

@@ -33,7 +33,8 @@ impl Template {
     /// # Errors
     /// [`KvmError::Ioctl`].
     pub fn read(kvm: &Kvm) -> Result<Template, KvmError> {
-        let supported = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).during("asking for CPUID")?;
+        let supported =
+            kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).during("asking for CPUID")?;
         Ok(Template { supported, tsc_deadline: kvm.check_extension(Cap::TscDeadlineTimer) })
     }
 
@@ -53,7 +54,8 @@ impl Template {
         if basic_max >= TOPOLOGY {
             entries.extend(topology(id, cpus));
         }
-        CpuId::from_entries(&entries).expect("no more entries than KVM gave, and its table has room")
+        CpuId::from_entries(&entries)
+            .expect("no more entries than KVM gave, and its table has room")
     }
 
     /// How many bits a physical address has.
@@ -74,7 +76,8 @@ impl Template {
             }
             CACHES_INTEL | CACHES_AMD if entry.eax & 0x1f != 0 => {
                 // Caches up to level 2 are a core's own; the last level is everyone's.
-                let sharing = if entry.eax >> 5 & 7 >= 3 { cpus.next_power_of_two() - 1 } else { 0 };
+                let sharing =
+                    if entry.eax >> 5 & 7 >= 3 { cpus.next_power_of_two() - 1 } else { 0 };
                 entry.eax = entry.eax & 0x3fff | sharing << 14;
                 if entry.function == CACHES_INTEL {
                     entry.eax |= (cpus.next_power_of_two() - 1).min(63) << 26;
@@ -104,11 +107,7 @@ fn topology(id: u32, cpus: u32) -> [kvm_cpuid_entry2; 3] {
         edx: id,
         ..Default::default()
     };
-    [
-        level(0, 0, 1, LEVEL_SMT),
-        level(1, apic_id_bits(cpus), cpus, LEVEL_CORE),
-        level(2, 0, 0, 0),
-    ]
+    [level(0, 0, 1, LEVEL_SMT), level(1, apic_id_bits(cpus), cpus, LEVEL_CORE), level(2, 0, 0, 0)]
 }
 
 /// How many bits of an APIC id tell cores apart.
@@ -121,7 +120,8 @@ mod tests {
     use super::*;
 
     fn template() -> Template {
-        let leaf = |function, index, eax| kvm_cpuid_entry2 { function, index, eax, ..Default::default() };
+        let leaf =
+            |function, index, eax| kvm_cpuid_entry2 { function, index, eax, ..Default::default() };
         let entries = [
             leaf(0, 0, 0x1f),
             leaf(FEATURES, 0, 0x806f8),

@@ -34,7 +34,8 @@ impl Buses {
 
     /// Port output, likewise; the first guest event ends it.
     pub fn port_out(&self, port: u16, size: usize, data: &[u8]) -> Option<GuestEvent> {
-        data.chunks(size.max(1)).find_map(|piece| self.carry_out(self.ports.write(port.into(), piece)))
+        data.chunks(size.max(1))
+            .find_map(|piece| self.carry_out(self.ports.write(port.into(), piece)))
     }
 
     /// A read from an address that is not RAM.

@@ -236,7 +236,10 @@ mod tests {
     #[test]
     fn segments_are_flat_and_of_the_right_kind() {
         let code = segment(SELECTOR_CODE, FLAGS_CODE_64);
-        assert_eq!((code.type_, code.s, code.present, code.l, code.db, code.g), (0xb, 1, 1, 1, 0, 1));
+        assert_eq!(
+            (code.type_, code.s, code.present, code.l, code.db, code.g),
+            (0xb, 1, 1, 1, 0, 1)
+        );
         let code = segment(SELECTOR_CODE, FLAGS_CODE_32);
         assert_eq!((code.l, code.db), (0, 1));
         let data = segment(SELECTOR_DATA, FLAGS_DATA);

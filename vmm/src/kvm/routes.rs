@@ -37,8 +37,11 @@ impl Routes {
     pub fn new(fd: Arc<VmFd>) -> Result<Arc<Routes>, KvmError> {
         let mut entries = Vec::new();
         for gsi in 0..16 {
-            let (chip, pin) =
-                if gsi < 8 { (KVM_IRQCHIP_PIC_MASTER, gsi) } else { (KVM_IRQCHIP_PIC_SLAVE, gsi - 8) };
+            let (chip, pin) = if gsi < 8 {
+                (KVM_IRQCHIP_PIC_MASTER, gsi)
+            } else {
+                (KVM_IRQCHIP_PIC_SLAVE, gsi - 8)
+            };
             entries.push(wired(gsi, chip, pin));
         }
         entries.push(wired(0, KVM_IRQCHIP_IOAPIC, 2));
@@ -88,8 +91,9 @@ impl MsiRoute for Route {
         };
         entry.u.msi.address_lo = message.address as u32;
         entry.u.msi.address_hi = (message.address >> 32) as u32;
-        entry.u.msi.__bindgen_anon_1.data = message.data;
-        let mut table = self.routes.table.lock().expect("the table's lock is never held in a panic");
+        entry.u.msi.data = message.data;
+        let mut table =
+            self.routes.table.lock().expect("the table's lock is never held in a panic");
         let at = table.entries.iter().position(|e| e.gsi == self.gsi);
         let old = match at {
             Some(at) => Some(std::mem::replace(&mut table.entries[at], entry)),

@@ -161,7 +161,9 @@ impl Vcpu {
                 }
                 Err(error) if error.errno() == libc::EINTR => return None,
                 Err(error) if error.errno() == libc::EAGAIN => None,
-                Err(error) => Some(VcpuEvent::Failed(format!("vCPU {}: KVM_RUN: {error}", self.id))),
+                Err(error) => {
+                    Some(VcpuEvent::Failed(format!("vCPU {}: KVM_RUN: {error}", self.id)))
+                }
             };
             match event {
                 None => {}

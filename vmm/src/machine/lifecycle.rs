@@ -47,8 +47,6 @@ pub enum Request {
 pub enum Happening {
     /// In the guest, or on a vCPU.
     Vcpu(VcpuEvent),
-    /// A device's thread has failed for good.
-    Device(String),
     /// Outside.
     Request(Request),
 }
@@ -73,12 +71,12 @@ pub fn decide(happening: Happening) -> Action {
             GuestEvent::PowerOff => Action::End(ExitReason::PoweredOff),
             GuestEvent::Reset => Action::Reset,
             GuestEvent::Panicked => Action::End(ExitReason::GuestPanicked),
-            GuestEvent::CrashLoaded => Action::Note("the guest's kernel panicked and writes a dump"),
+            GuestEvent::CrashLoaded => {
+                Action::Note("the guest's kernel panicked and writes a dump")
+            }
         },
         Happening::Vcpu(VcpuEvent::TripleFault) => Action::End(ExitReason::TripleFault),
-        Happening::Vcpu(VcpuEvent::Failed(why)) | Happening::Device(why) => {
-            Action::End(ExitReason::Failed(why))
-        }
+        Happening::Vcpu(VcpuEvent::Failed(why)) => Action::End(ExitReason::Failed(why)),
         Happening::Request(Request::PowerButton) => Action::PressPowerButton,
         Happening::Request(Request::Reset) => Action::Reset,
         Happening::Request(Request::Stop) => Action::End(ExitReason::Stopped),
@@ -102,7 +100,6 @@ mod tests {
                 Happening::Vcpu(VcpuEvent::Failed(failed())),
                 Action::End(ExitReason::Failed(failed())),
             ),
-            (Happening::Device(failed()), Action::End(ExitReason::Failed(failed()))),
             (Happening::Request(Request::PowerButton), Action::PressPowerButton),
             (Happening::Request(Request::Reset), Action::Reset),
             (Happening::Request(Request::Stop), Action::End(ExitReason::Stopped)),

@@ -5,7 +5,7 @@ use std::sync::{Condvar, Mutex, MutexGuard};
 
 use super::lifecycle::{Happening, Request};
 
-/// Each vCPU and device thread has at most one happening under way, and asks no more after it.
+/// Each vCPU has at most one happening under way, and waits after it.
 const EVENTS_MAX: usize = 1024;
 const REQUESTS_MAX: usize = 16;
 
@@ -35,7 +35,7 @@ struct State {
 }
 
 impl Mailbox {
-    /// From the guest or a device. Never blocks; a repeated event is one event.
+    /// From the guest. Never blocks; a repeated event is one event.
     pub fn report(&self, happening: Happening) {
         let mut state = self.lock();
         if state.events.len() < EVENTS_MAX && state.events.back() != Some(&happening) {
@@ -77,7 +77,7 @@ impl Mailbox {
 
     /// Drops the guest's events: they were of the time before a reset.
     pub fn forget_guest(&self) {
-        self.lock().events.retain(|happening| matches!(happening, Happening::Device(_)));
+        self.lock().events.clear();
     }
 
     /// Refuses requests from now on.
@@ -107,9 +107,9 @@ mod tests {
         assert_eq!(mailbox.next(), off);
         assert_eq!(mailbox.next(), Happening::Request(Request::Reset));
         mailbox.report(off);
-        mailbox.report(Happening::Device("gone".into()));
         mailbox.forget_guest();
-        assert_eq!(mailbox.next(), Happening::Device("gone".into()));
+        mailbox.request(Request::Stop).unwrap();
+        assert_eq!(mailbox.next(), Happening::Request(Request::Stop));
     }
 
     #[test]
