@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use crate::mem::GuestMemory;
 
+pub mod blk;
 pub mod buffers;
 pub mod pci;
 pub mod queue;
