@@ -10,6 +10,7 @@ use crate::mem::GuestMemory;
 
 pub mod blk;
 pub mod buffers;
+pub mod net;
 pub mod pci;
 pub mod queue;
 pub mod rng;
