@@ -5,6 +5,12 @@ use std::sync::Arc;
 
 use devices::block::BlockBackend;
 
+mod disk;
+mod fs;
+mod partition;
+#[cfg(test)]
+mod testdisk;
+
 /// A kernel chosen from a disk.
 pub struct Choice {
     /// The kernel file's bytes.
