@@ -84,6 +84,15 @@ pub struct Partition {
     pub name: String,
 }
 
+impl fmt::Display for Partition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.number {
+            0 => f.write_str("the whole disk"),
+            number => write!(f, "partition {number}"),
+        }
+    }
+}
+
 /// A disk's partitions, in the order of their numbers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Table {
@@ -124,6 +133,11 @@ pub fn scan(disk: &Disk) -> Result<Table, ReadError> {
         }
     }
     Ok(none)
+}
+
+/// The whole disk, as a partition.
+pub fn whole(disk: &Disk) -> Partition {
+    Partition { number: 0, start: 0, len: disk.size(), role: Role::Other, name: String::new() }
 }
 
 fn le16(bytes: &[u8], at: usize) -> u16 {

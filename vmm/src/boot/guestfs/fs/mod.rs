@@ -53,6 +53,9 @@ pub enum FsError {
     /// The reader cannot read the filesystem, or found it damaged; its own words.
     #[error("{0}")]
     Reader(String),
+    /// The reader failed in a way it does not know of.
+    #[error("its reader failed: {0}")]
+    Panicked(String),
 }
 
 /// What lies at a path.
