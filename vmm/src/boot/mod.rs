@@ -4,6 +4,7 @@
 //! finds out what a disk's own boot loader would have booted. All of it runs again at every reset,
 //! so that a guest that has installed a new kernel gets it.
 
+pub mod cmdline;
 pub mod guestfs;
 pub mod linux;
 pub mod payload;
