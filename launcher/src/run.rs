@@ -216,6 +216,7 @@ fn prepare_and_boot(
             uuid: disks.identity.uuid.into_bytes(),
             serial: disks.identity.uuid.to_string(),
         },
+        require_native_kvm: true,
     };
     log::info!("starting {} ({})", plan.name, disks.identity.uuid);
     let started = start_machine(config).map_err(|e| error(&e))?;
