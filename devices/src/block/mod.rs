@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use vm_memory::VolatileSlice;
 
+pub mod inline;
 pub mod ring;
 
 /// What a disk is made of, in bytes.
