@@ -25,7 +25,7 @@ const BLKSSZGET: libc::Ioctl = 0x1268;
 /// `<linux/fs.h>`: physical block size in bytes, a C unsigned int.
 const BLKPBSZGET: libc::Ioctl = 0x127b;
 /// `<linux/fs.h>`: size of the device in bytes, 64 bits.
-const BLKGETSIZE64: libc::Ioctl = 0x8008_1272;
+const BLKGETSIZE64: libc::Ioctl = 0x8008_1272_u32 as libc::Ioctl;
 /// `<linux/fs.h>`: discard a `[start, length]` pair in bytes.
 const BLKDISCARD: libc::Ioctl = 0x1277;
 /// `<linux/fs.h>`: zero a `[start, length]` pair in bytes.
