@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, Mutex, RwLock};
 
 /// A block of registers. Offsets are relative to the region's start, whatever its address is.
 pub trait Region: Send + Sync {
@@ -24,8 +24,8 @@ pub enum Effect {
     /// Nothing more.
     #[default]
     None,
-    /// Regions have come, gone or moved; in this order.
-    Remap(Vec<Remap>),
+    /// These blocks are wanted elsewhere: [`Movable::settle`] them.
+    Move(Vec<Arc<Movable>>),
     /// The guest asks for a change of the machine's state.
     Guest(GuestEvent),
 }
@@ -35,9 +35,9 @@ impl Effect {
     pub fn and(self, next: Effect) -> Effect {
         match (self, next) {
             (Effect::None, other) | (other, Effect::None) => other,
-            (Effect::Remap(mut first), Effect::Remap(second)) => {
+            (Effect::Move(mut first), Effect::Move(second)) => {
                 first.extend(second);
-                Effect::Remap(first)
+                Effect::Move(first)
             }
             (Effect::Guest(event), _) | (_, Effect::Guest(event)) => Effect::Guest(event),
         }
@@ -66,26 +66,63 @@ pub enum Space {
     Memory,
 }
 
-/// A region that changes its place.
-#[derive(Clone)]
-pub struct Remap {
+/// A register block that the guest may move: a BAR, the ECAM, the PM block.
+///
+/// Whoever decodes the guest's write says where it is wanted; whoever owns the bus brings it
+/// there with [`Movable::settle`]. However the two interleave between CPUs, the last wish wins.
+pub struct Movable {
     /// The address space.
     pub space: Space,
-    /// Where the region is mapped now, if anywhere.
-    pub from: Option<u64>,
-    /// Where it shall be mapped, if anywhere.
-    pub to: Option<u64>,
     /// Length in bytes.
     pub len: u64,
     /// The registers.
     pub region: Arc<dyn Region>,
     /// Writes that must not leave the kernel: they only signal an eventfd.
     pub doorbells: Vec<Doorbell>,
+    place: Mutex<Place>,
 }
 
-impl fmt::Debug for Remap {
+#[derive(Default)]
+struct Place {
+    wanted: Option<u64>,
+    actual: Option<u64>,
+}
+
+impl Movable {
+    /// A block that is nowhere yet.
+    pub fn new(
+        space: Space,
+        len: u64,
+        region: Arc<dyn Region>,
+        doorbells: Vec<Doorbell>,
+    ) -> Arc<Movable> {
+        Arc::new(Movable { space, len, region, doorbells, place: Mutex::default() })
+    }
+
+    /// Says where the block shall be; `None` for nowhere. True when that is a change.
+    pub fn want(&self, address: Option<u64>) -> bool {
+        let mut place = self.place.lock().expect("the place's lock is never held in a panic");
+        std::mem::replace(&mut place.wanted, address) != address || place.actual != address
+    }
+
+    /// Where the block is mapped now.
+    pub fn actual(&self) -> Option<u64> {
+        self.place.lock().expect("the place's lock is never held in a panic").actual
+    }
+
+    /// Calls `carry(from, to)` if the block is not where it is wanted; `carry` unmaps and maps it,
+    /// and answers where it is then. The place's lock is held meanwhile, the bus's taken inside.
+    pub fn settle(&self, carry: impl FnOnce(Option<u64>, Option<u64>) -> Option<u64>) {
+        let mut place = self.place.lock().expect("the place's lock is never held in a panic");
+        if place.actual != place.wanted {
+            place.actual = carry(place.actual, place.wanted);
+        }
+    }
+}
+
+impl fmt::Debug for Movable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?} {:x?} -> {:x?}, {:#x} bytes", self.space, self.from, self.to, self.len)
+        write!(f, "{:?} {:#x} bytes at {:x?}", self.space, self.len, self.actual())
     }
 }
 
@@ -137,13 +174,36 @@ impl Bus {
         Ok(())
     }
 
-    /// Takes away the region that starts at `base`; true when there was one.
-    pub fn remove(&self, base: u64) -> bool {
-        self.regions
-            .write()
-            .expect("the map's lock is never held in a panic")
-            .remove(&base)
-            .is_some()
+    /// Takes away `region`, if it is what starts at `base`; true when it was.
+    pub fn remove(&self, base: u64, region: &Arc<dyn Region>) -> bool {
+        let mut regions = self.regions.write().expect("the map's lock is never held in a panic");
+        let found = regions.get(&base).is_some_and(|m| Arc::ptr_eq(&m.region, region));
+        found && regions.remove(&base).is_some()
+    }
+
+    /// Brings a [`Movable`] of this space to where it is wanted. A place that is taken leaves it
+    /// unmapped: on hardware the two would answer at once, which nobody can rely on.
+    ///
+    /// `moved` is told of each change: doorbells that went (false), and that came (true).
+    pub fn settle(&self, block: &Movable, mut moved: impl FnMut(u64, bool)) {
+        block.settle(|from, to| {
+            if let Some(base) = from
+                && self.remove(base, &block.region)
+            {
+                moved(base, false);
+            }
+            let base = to?;
+            match self.insert(base, block.len, block.region.clone()) {
+                Ok(()) => {
+                    moved(base, true);
+                    Some(base)
+                }
+                Err(occupied) => {
+                    log::debug!("{occupied}");
+                    None
+                }
+            }
+        });
     }
 
     /// Reads from whatever is at `address`; ones where nothing is.
@@ -213,7 +273,29 @@ mod tests {
         bus.insert(u64::MAX, 1, Arc::new(Echo)).unwrap();
         bus.insert(0xf8, 8, Arc::new(Echo)).unwrap();
         bus.insert(0x110, 1, Arc::new(Echo)).unwrap();
-        assert!(bus.remove(0x100));
-        assert!(!bus.remove(0x100));
+        let echo: Arc<dyn Region> = Arc::new(Echo);
+        assert!(!bus.remove(0x100, &echo), "another region's place is not given away");
+        bus.insert(0x200, 1, echo.clone()).unwrap();
+        assert!(bus.remove(0x200, &echo));
+        assert!(!bus.remove(0x200, &echo));
+    }
+
+    #[test]
+    fn a_block_goes_where_it_was_last_wanted() {
+        let bus = Bus::default();
+        let block = Movable::new(Space::Memory, 0x10, Arc::new(Echo), Vec::new());
+        let mut moves = Vec::new();
+        assert!(block.want(Some(0x100)));
+        assert!(block.want(Some(0x200)));
+        bus.settle(&block, |base, came| moves.push((base, came)));
+        bus.settle(&block, |base, came| moves.push((base, came)));
+        assert!(!block.want(Some(0x200)));
+        assert!(block.want(Some(0x300)));
+        bus.insert(0x308, 1, Arc::new(Echo)).unwrap();
+        bus.settle(&block, |base, came| moves.push((base, came)));
+        assert_eq!(block.actual(), None, "a taken place leaves it unmapped");
+        block.want(None);
+        bus.settle(&block, |base, came| moves.push((base, came)));
+        assert_eq!(moves, [(0x200, true), (0x200, false)]);
     }
 }

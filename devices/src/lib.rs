@@ -3,6 +3,7 @@
 //! The crate is built in layers; each knows only those above it in this list:
 //!
 //! - [`mem`], [`irq`], [`bus`]: guest memory, interrupts out, register accesses in;
+//! - [`event`], [`worker`]: what a device's threads wait on, and how they start and end;
 //! - [`pci`]: configuration space, BARs, MSI-X, and the host bridge that leads to them;
 //! - [`virtio`]: queues and the PCI transport, then one file per device;
 //! - [`block`], [`net`], [`serial`]: what the virtio devices and the UART hand their data to;
@@ -14,6 +15,7 @@
 
 pub mod block;
 pub mod bus;
+pub mod event;
 pub mod irq;
 pub mod mem;
 pub mod net;
@@ -21,3 +23,4 @@ pub mod pci;
 pub mod platform;
 pub mod serial;
 pub mod virtio;
+pub mod worker;

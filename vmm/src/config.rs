@@ -23,6 +23,8 @@ pub struct MachineConfig {
     pub console: Arc<dyn Console>,
     /// The machine's identity, shown in SMBIOS.
     pub identity: Identity,
+    /// Refuse a KVM that runs guest kernels in software. Only guests written for it can do without.
+    pub require_native_kvm: bool,
 }
 
 /// The most vCPUs a machine may have.

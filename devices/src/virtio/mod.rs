@@ -8,6 +8,33 @@ use std::sync::Arc;
 
 use crate::mem::GuestMemory;
 
+pub mod buffers;
+pub mod pci;
+pub mod queue;
+pub mod rng;
+pub mod service;
+#[cfg(any(test, feature = "testkit"))]
+pub mod testkit;
+pub mod throttle;
+
+/// Chains may name a table of descriptors elsewhere (VIRTIO 1.3 §6).
+pub const F_INDIRECT_DESC: u64 = 1 << 28;
+/// Kicks and interrupts are asked for by index (VIRTIO 1.3 §6).
+pub const F_EVENT_IDX: u64 = 1 << 29;
+/// The driver knows VIRTIO 1.0 or later; required (VIRTIO 1.3 §6).
+pub const F_VERSION_1: u64 = 1 << 32;
+/// The ring features that [`queue::Virtqueue`] serves: every device offers them.
+pub const RING_FEATURES: u64 = F_INDIRECT_DESC | F_EVENT_IDX;
+
+/// Fills `data` from a device's configuration space: zeroes past its end.
+pub fn read_config_bytes(config: &[u8], offset: u64, data: &mut [u8]) {
+    let start = usize::try_from(offset).unwrap_or(usize::MAX).min(config.len());
+    let bytes = config[start..].iter().copied().chain(std::iter::repeat(0));
+    for (to, from) in data.iter_mut().zip(bytes) {
+        *to = from;
+    }
+}
+
 /// Tells the driver: through a queue's vector, or the configuration vector (VIRTIO 1.3 §2.3, §4.1.4.5).
 pub trait Interrupt: Send + Sync {
     /// Buffers of queue `index` were used.
@@ -31,6 +58,7 @@ pub struct Activation {
 }
 
 /// One enabled queue, and the eventfd that the driver's kicks signal.
+#[derive(Debug)]
 pub struct LiveQueue {
     /// Its number.
     pub index: u16,

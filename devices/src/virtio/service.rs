@@ -1,0 +1,137 @@
+//! The loop that every queue thread runs: serve, publish, interrupt, sleep until kicked.
+//!
+//! ```text
+//! disable kicks → drain the ring → publish, interrupt → enable kicks → something came? again
+//!                                                                    → nothing: sleep
+//! ```
+//! The last look closes the race with a driver that made a chain available just before it read
+//! our wish for a kick (VIRTIO 1.3 §2.7.13.4.1).
+
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use super::queue::{Chain, QueueError, Virtqueue};
+use super::throttle::Throttle;
+use super::{DeviceError, Interrupt, LiveQueue};
+use crate::event::{Event, wait_readable};
+use crate::mem::GuestMemory;
+use crate::worker::Worker;
+
+static FAILURES: Throttle = Throttle::new();
+
+/// Why a queue's thread gave up.
+#[derive(Debug, thiserror::Error)]
+pub enum ServiceError {
+    /// The guest's rings cannot be served.
+    #[error(transparent)]
+    Queue(#[from] QueueError),
+    /// The host failed.
+    #[error("queue thread cannot wait for its events")]
+    Wait(#[from] io::Error),
+}
+
+/// What one queue's thread works with.
+pub struct Service {
+    /// The queue.
+    pub live: LiveQueue,
+    /// The guest's RAM.
+    pub memory: GuestMemory,
+    /// Negotiated features.
+    pub features: u64,
+    /// How to tell the driver.
+    pub interrupt: Arc<dyn Interrupt>,
+    /// Counts refused chains.
+    pub malformed: Arc<AtomicU64>,
+}
+
+impl Service {
+    /// Starts a thread in which `body` serves the queue. When it fails, the device needs a reset,
+    /// and the queue waits for it.
+    ///
+    /// # Errors
+    /// When there is no thread left.
+    pub fn spawn<F>(self, name: &str, body: F) -> Result<Worker<LiveQueue>, DeviceError>
+    where
+        F: FnOnce(&mut Virtqueue<'_>, &dyn Interrupt, &Event) -> Result<(), ServiceError>
+            + Send
+            + 'static,
+    {
+        let on_panic = self.interrupt.clone();
+        let label = name.to_owned();
+        Worker::spawn(
+            name,
+            move || on_panic.needs_reset(),
+            move |stop| self.run(&label, body, stop),
+        )
+        .map_err(|error| DeviceError(format!("thread {name}: {error}")))
+    }
+
+    fn run<F>(self, name: &str, body: F, stop: &Event) -> LiveQueue
+    where
+        F: FnOnce(&mut Virtqueue<'_>, &dyn Interrupt, &Event) -> Result<(), ServiceError>,
+    {
+        let Service { live, memory, features, interrupt, malformed } = self;
+        let failed = |error: &dyn std::error::Error| {
+            if FAILURES.allows() {
+                log::error!("{name}: {error}");
+            }
+            interrupt.needs_reset();
+        };
+        match Virtqueue::new(live, &memory, features, &malformed) {
+            Err((live, error)) => {
+                failed(&error);
+                live
+            }
+            Ok(mut queue) => {
+                if let Err(error) = body(&mut queue, &*interrupt, stop) {
+                    failed(&error);
+                }
+                queue.into_live()
+            }
+        }
+    }
+}
+
+/// Serves a queue whose chains are each dealt with at once: `handle` returns how many bytes it has
+/// written.
+///
+/// # Errors
+/// See [`ServiceError`].
+pub fn serve_each(
+    queue: &mut Virtqueue<'_>,
+    interrupt: &dyn Interrupt,
+    stop: &Event,
+    mut handle: impl FnMut(&mut Chain<'_>) -> u32,
+) -> Result<(), ServiceError> {
+    let kick = queue.kick();
+    loop {
+        queue.disable_kicks()?;
+        // No more than a ring's worth before we look whether to stop.
+        for _ in 0..queue.size() {
+            let Some(mut chain) = queue.pop()? else { break };
+            let written = handle(&mut chain);
+            queue.complete(chain, written)?;
+        }
+        if queue.publish()? {
+            interrupt.queue(queue.index());
+        }
+        let more = queue.enable_kicks()?;
+        let timeout_ms = more.then_some(0);
+        let [stopped, kicked] =
+            wait_readable([Some(stop.as_fd()), Some(kick.as_fd())], timeout_ms)?;
+        if kicked {
+            kick.take();
+        }
+        if stopped {
+            return Ok(());
+        }
+    }
+}
+
+/// Stops threads, all at once, and collects their queues. A thread that panicked has none to give.
+pub fn stop_all(workers: &mut Vec<Worker<LiveQueue>>) -> Vec<LiveQueue> {
+    workers.iter().for_each(Worker::signal);
+    workers.drain(..).filter_map(Worker::join).collect()
+}

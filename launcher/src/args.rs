@@ -1,0 +1,366 @@
+//! Flags and environment exactly as typed: text, not yet looked at.
+//!
+//! One struct, [`Settings`], is what the command line, the environment and the configuration file
+//! each fill. [`Field`] joins the three names of a setting, so that a mistake can be reported by
+//! the name the user wrote. What the text means is decided in `config.rs`.
+
+use clap::{Args, Parser, Subcommand};
+use serde::Deserialize;
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+/// Runs one virtual machine.
+#[derive(Debug, Parser)]
+#[command(
+    name = "berth",
+    version,
+    about = "Runs one virtual machine from a stock cloud image.",
+    disable_help_subcommand = true,
+    subcommand_required = true,
+    arg_required_else_help = true
+)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Prepare the disk and the config drive, boot the machine, serve it, shut it down
+    #[command(after_help = AFTER_HELP)]
+    Run(Box<RunArgs>),
+}
+
+const AFTER_HELP: &str = "\
+A flag stands over its environment variable, that over the file given by --config, that over the \
+default. An empty variable counts as unset.
+
+The guest's serial console is standard output; Berth's own log is standard error. On a terminal, \
+Ctrl-] then q presses the power button (twice: stops at once), Ctrl-] then ? lists the rest.
+
+Exit status: 0 the guest powered off; 1 an error before the machine ran; 2 a mistake in flags, \
+environment or configuration; 3 the guest's kernel panicked; 4 triple fault; 5 the machine could \
+not go on; 6 stopped after --stop-timeout; 7 stopped at once by a second signal; 101 a bug in \
+Berth.";
+
+/// `berth run`.
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// Read settings from this YAML file; its keys are the long flags without the dashes, and
+    /// `image` [env: BERTH_CONFIG]
+    #[arg(long, value_name = "FILE", help_heading = "Settings")]
+    pub config: Option<PathBuf>,
+
+    /// The settings given as flags.
+    #[command(flatten)]
+    pub settings: Settings,
+}
+
+/// Every setting, as text. The same struct for flags, environment and file.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Args, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct Settings {
+    /// Path of a qcow2 or raw image: the base. It is only read; what the guest writes goes to an
+    /// overlay in the image directory [env: IMG_SOURCE]
+    #[arg(value_name = "IMAGE")]
+    pub image: Option<String>,
+
+    /// Without IMAGE: name of the base in the image directory [env: IMG_TARGET]
+    #[arg(long, value_name = "NAME", help_heading = IMAGE)]
+    pub image_name: Option<String>,
+    /// Refuse a base with any other content; sha256:HEX or sha512:HEX [env: IMG_SHA256]
+    #[arg(long, value_name = "DIGEST", help_heading = IMAGE)]
+    pub image_sha256: Option<String>,
+    /// Format of the base: qcow2 or raw [env: IMG_FORMAT] [default: by the base's header]
+    #[arg(long, value_name = "FORMAT", help_heading = IMAGE)]
+    pub image_format: Option<String>,
+    /// Directory of the overlay and the identity file [env: IMG_DIR] [default: /image in a
+    /// container, else berth in the user's data directory]
+    #[arg(long, value_name = "DIR", help_heading = IMAGE)]
+    pub image_dir: Option<String>,
+
+    /// Size of the root disk, such as 10G; grows the overlay, never shrinks it [env: IMG_SIZE]
+    /// [default: the base's]
+    #[arg(long, value_name = "SIZE", help_heading = DISKS)]
+    pub disk_size: Option<String>,
+    /// Queues of the root disk, 1 to 16 [env: BERTH_DISK_QUEUES] [default: one for each vCPU, at
+    /// most 4]
+    #[arg(long, value_name = "N", help_heading = DISKS)]
+    pub disk_queues: Option<String>,
+    /// What moves the root disk's data: auto, io_uring, sync [env: BERTH_DISK_ENGINE]
+    /// [default: auto]
+    #[arg(long, value_name = "ENGINE", help_heading = DISKS)]
+    pub disk_engine: Option<String>,
+    /// A further disk:
+    /// PATH[,format=raw|qcow2][,ro][,serial=S][,queues=N][,engine=auto|io_uring|sync]; repeatable.
+    /// Without format: qcow2 if the name ends in .qcow2, else raw [env: BERTH_DISK, separated by
+    /// semicolons]
+    #[arg(long, value_name = "DISK", help_heading = DISKS)]
+    pub disk: Vec<String>,
+
+    /// Number of vCPUs, 1 to 64 [env: IMG_VCPU] [default: 1]
+    #[arg(long, value_name = "N", help_heading = MACHINE)]
+    pub cpus: Option<String>,
+    /// Guest memory: MiB, or with a unit such as 512M or 2G [env: IMG_RAM_MB] [default: 1024]
+    #[arg(long, value_name = "SIZE", help_heading = MACHINE)]
+    pub memory: Option<String>,
+    /// Name of the machine: names the overlay and the identity file, and is the guest's host name
+    /// [env: HOSTNAME] [default: this host's name]
+    #[arg(long, value_name = "NAME", help_heading = MACHINE)]
+    pub name: Option<String>,
+
+    /// auto or direct: the kernel the image's own boot loader would take. (uefi and bios are not
+    /// built yet) [env: BOOT] [default: auto]
+    #[arg(long, value_name = "WAY", help_heading = BOOT)]
+    pub boot: Option<String>,
+    /// Boot this kernel (bzImage, or ELF with a PVH note) instead of the image's own
+    /// [env: BERTH_KERNEL]
+    #[arg(long, value_name = "FILE", help_heading = BOOT)]
+    pub kernel: Option<String>,
+    /// Initial ramdisk for --kernel [env: BERTH_INITRD]
+    #[arg(long, value_name = "FILE", help_heading = BOOT)]
+    pub initrd: Option<String>,
+    /// Added to the kernel command line found in the image; with --kernel, the whole command line
+    /// [env: CMDLINE]
+    #[arg(long, value_name = "TEXT", help_heading = BOOT, allow_hyphen_values = true)]
+    pub cmdline: Option<String>,
+
+    /// Network: none, or tap:NAME to use a tap device that exists. (pod, direct and nat are not
+    /// built yet) [env: NET] [default: none]
+    #[arg(long, value_name = "NET", help_heading = NETWORK)]
+    pub net: Option<String>,
+    /// MAC address of the guest's interface [env: BERTH_MAC] [default: the one in the identity
+    /// file, made at the first start]
+    #[arg(long, value_name = "MAC", help_heading = NETWORK)]
+    pub mac: Option<String>,
+    /// MTU offered to the guest, 68 to 65535 [env: BERTH_MTU] [default: the tap's]
+    #[arg(long, value_name = "N", help_heading = NETWORK)]
+    pub mtu: Option<String>,
+
+    /// Instance metadata, YAML or JSON [env: BERTH_METADATA] [default: /metadata in a container,
+    /// if it exists]
+    #[arg(long, value_name = "FILE", help_heading = CLOUD)]
+    pub metadata: Option<String>,
+    /// User data, handed over byte for byte [env: BERTH_USERDATA] [default: /userdata in a
+    /// container, if it exists]
+    #[arg(long, value_name = "FILE", help_heading = CLOUD)]
+    pub userdata: Option<String>,
+    /// OpenStack network_data, YAML or JSON [env: BERTH_NETWORKDATA] [default: /networkdata in a
+    /// container, if it exists]
+    #[arg(long, value_name = "FILE", help_heading = CLOUD)]
+    pub networkdata: Option<String>,
+    /// Vendor data: JSON, or text for cloud-init [env: BERTH_VENDORDATA] [default: /vendordata in
+    /// a container, if it exists]
+    #[arg(long, value_name = "FILE", help_heading = CLOUD)]
+    pub vendordata: Option<String>,
+
+    /// Time from the power button to a hard stop: seconds, or with a unit such as 90s or 2m
+    /// [env: STOP_TIMEOUT] [default: 25]
+    #[arg(long, value_name = "TIME", help_heading = RUNNING)]
+    pub stop_timeout: Option<String>,
+    /// Serial console. auto: standard output, and input from a terminal; stdio: both, whatever
+    /// they are; none: neither [env: BERTH_CONSOLE] [default: auto]
+    #[arg(long, value_name = "MODE", help_heading = RUNNING)]
+    pub console: Option<String>,
+    /// Form of Berth's own log: text or json [env: BERTH_LOG_FORMAT] [default: text]
+    #[arg(long, value_name = "FORM", help_heading = RUNNING)]
+    pub log_format: Option<String>,
+    /// error, warn, info, debug or trace [env: BERTH_LOG_LEVEL] [default: info]
+    #[arg(long, value_name = "LEVEL", help_heading = RUNNING)]
+    pub log_level: Option<String>,
+    /// Where the reason of an unhappy end is written [env: BERTH_TERMINATION_LOG]
+    /// [default: /dev/termination-log, if it exists]
+    #[arg(long, value_name = "FILE", help_heading = RUNNING)]
+    pub termination_log: Option<String>,
+}
+
+const IMAGE: &str = "Image";
+const DISKS: &str = "Disks";
+const MACHINE: &str = "Machine";
+const BOOT: &str = "Boot";
+const NETWORK: &str = "Network";
+const CLOUD: &str = "Config drive";
+const RUNNING: &str = "Running";
+
+/// The names of one setting, and its place in [`Settings`].
+#[derive(Clone, Copy)]
+pub struct Field {
+    /// Key in the file; the long flag without its dashes.
+    pub key: &'static str,
+    /// Environment variable.
+    pub env: &'static str,
+    slot: fn(&mut Settings) -> &mut Option<String>,
+}
+
+macro_rules! fields {
+    ($($name:ident, $slot:ident, $key:literal, $env:literal;)*) => {
+        $(
+            #[doc = concat!("`--", $key, "`, `", $env, "`.")]
+            pub const $name: Field = Field { key: $key, env: $env, slot: |s| &mut s.$slot };
+        )*
+        /// Every setting that holds one value.
+        pub const FIELDS: &[Field] = &[$($name),*];
+    };
+}
+
+fields! {
+    IMAGE_SOURCE, image, "image", "IMG_SOURCE";
+    IMAGE_NAME, image_name, "image-name", "IMG_TARGET";
+    IMAGE_SHA256, image_sha256, "image-sha256", "IMG_SHA256";
+    IMAGE_FORMAT, image_format, "image-format", "IMG_FORMAT";
+    IMAGE_DIR, image_dir, "image-dir", "IMG_DIR";
+    DISK_SIZE, disk_size, "disk-size", "IMG_SIZE";
+    DISK_QUEUES, disk_queues, "disk-queues", "BERTH_DISK_QUEUES";
+    DISK_ENGINE, disk_engine, "disk-engine", "BERTH_DISK_ENGINE";
+    CPUS, cpus, "cpus", "IMG_VCPU";
+    MEMORY, memory, "memory", "IMG_RAM_MB";
+    NAME, name, "name", "HOSTNAME";
+    BOOT_WAY, boot, "boot", "BOOT";
+    KERNEL, kernel, "kernel", "BERTH_KERNEL";
+    INITRD, initrd, "initrd", "BERTH_INITRD";
+    CMDLINE, cmdline, "cmdline", "CMDLINE";
+    NET, net, "net", "NET";
+    MAC, mac, "mac", "BERTH_MAC";
+    MTU, mtu, "mtu", "BERTH_MTU";
+    METADATA, metadata, "metadata", "BERTH_METADATA";
+    USERDATA, userdata, "userdata", "BERTH_USERDATA";
+    NETWORKDATA, networkdata, "networkdata", "BERTH_NETWORKDATA";
+    VENDORDATA, vendordata, "vendordata", "BERTH_VENDORDATA";
+    STOP_TIMEOUT, stop_timeout, "stop-timeout", "STOP_TIMEOUT";
+    CONSOLE, console, "console", "BERTH_CONSOLE";
+    LOG_FORMAT, log_format, "log-format", "BERTH_LOG_FORMAT";
+    LOG_LEVEL, log_level, "log-level", "BERTH_LOG_LEVEL";
+    TERMINATION_LOG, termination_log, "termination-log", "BERTH_TERMINATION_LOG";
+}
+
+/// The variable behind `--disk`.
+pub const DISK_ENV: &str = "BERTH_DISK";
+/// The variable behind `--config`.
+pub const CONFIG_ENV: &str = "BERTH_CONFIG";
+
+impl Field {
+    /// The value in `settings`, if there is one.
+    pub fn of(self, settings: &Settings) -> Option<String> {
+        (self.slot)(&mut settings.clone()).take()
+    }
+
+    /// How the flag is written.
+    pub fn flag(self) -> String {
+        match self.key {
+            "image" => "IMAGE".to_owned(),
+            key => format!("--{key}"),
+        }
+    }
+}
+
+/// A variable whose value is not UTF-8.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("{0} in the environment is not UTF-8 text; set it to plain text or unset it")]
+pub struct NotText(pub &'static str);
+
+/// Reads the settings out of the environment. Empty means unset.
+///
+/// # Errors
+/// [`NotText`] for a variable of ours that is not UTF-8.
+pub fn from_environment(
+    variable: impl Fn(&str) -> Option<OsString>,
+) -> Result<(Option<PathBuf>, Settings), NotText> {
+    let text = |name: &'static str| -> Result<Option<String>, NotText> {
+        match variable(name) {
+            None => Ok(None),
+            Some(value) if value.is_empty() => Ok(None),
+            Some(value) => value.into_string().map(Some).map_err(|_| NotText(name)),
+        }
+    };
+    let mut settings = Settings::default();
+    for field in FIELDS {
+        *(field.slot)(&mut settings) = text(field.env)?;
+    }
+    if let Some(disks) = text(DISK_ENV)? {
+        settings.disk =
+            disks.split(';').map(str::trim).filter(|d| !d.is_empty()).map(str::to_owned).collect();
+    }
+    let config = variable(CONFIG_ENV).filter(|value| !value.is_empty()).map(PathBuf::from);
+    Ok((config, settings))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    fn parse(args: &[&str]) -> Result<Settings, clap::Error> {
+        let Command::Run(run) = Cli::try_parse_from(["berth", "run"].iter().chain(args))?.command;
+        Ok(run.settings)
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_field_is_a_flag_and_is_named_in_the_help() {
+        let mut cli = Cli::command();
+        let run = cli.find_subcommand_mut("run").unwrap();
+        let help = run.render_long_help().to_string();
+        let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
+        let flags: Vec<String> =
+            run.get_arguments().filter_map(|a| a.get_long().map(str::to_owned)).collect();
+        for field in FIELDS {
+            assert!(help.contains(&format!("[env: {}]", field.env)), "{} in help", field.env);
+            if field.key != "image" {
+                assert!(flags.iter().any(|f| f == field.key), "--{}", field.key);
+            }
+        }
+        for flag in &flags {
+            let known = ["config", "disk", "help"].contains(&flag.as_str())
+                || FIELDS.iter().any(|field| field.key == flag);
+            assert!(known, "--{flag} has no Field, so no environment variable");
+        }
+        assert!(help.contains(DISK_ENV) && help.contains(CONFIG_ENV));
+    }
+
+    #[test]
+    fn each_field_reaches_its_own_slot() {
+        let (_, env) = from_environment(|name| Some(format!("v-{name}").into())).unwrap();
+        for field in FIELDS {
+            assert_eq!(field.of(&env).unwrap(), format!("v-{}", field.env));
+        }
+        for field in FIELDS.iter().filter(|f| f.key != "image") {
+            let given = parse(&[&field.flag(), "x"]).unwrap();
+            assert_eq!(field.of(&given).as_deref(), Some("x"), "{}", field.key);
+        }
+        assert_eq!(parse(&["disk.img"]).unwrap().image.as_deref(), Some("disk.img"));
+    }
+
+    #[test]
+    fn empty_variables_are_unset_and_disks_are_a_list() {
+        let (config, env) = from_environment(|name| match name {
+            DISK_ENV => Some("/a.img,ro; /b.qcow2;".into()),
+            _ => Some("".into()),
+        })
+        .unwrap();
+        assert_eq!(config, None);
+        assert_eq!(env.disk, ["/a.img,ro", "/b.qcow2"]);
+        assert_eq!(Settings { disk: vec![], ..env }, Settings::default());
+    }
+
+    #[test]
+    fn a_variable_that_is_not_text_is_named() {
+        use std::os::unix::ffi::OsStringExt;
+        let bad = |name: &str| (name == "NET").then(|| OsString::from_vec(vec![0xff]));
+        assert_eq!(from_environment(bad), Err(NotText("NET")));
+    }
+
+    #[test]
+    fn unknown_flags_and_doubled_flags_are_refused() {
+        assert!(parse(&["--memroy", "2G"]).unwrap_err().to_string().contains("--memory"));
+        assert!(parse(&["--cpus", "1", "--cpus", "2"]).is_err());
+        assert!(parse(&["a.img", "b.img"]).is_err());
+        assert_eq!(parse(&["--disk", "a", "--disk", "b"]).unwrap().disk, ["a", "b"]);
+        assert_eq!(parse(&["--cmdline", "-x y"]).unwrap().cmdline.as_deref(), Some("-x y"));
+    }
+}

@@ -1,0 +1,608 @@
+//! From what was typed to a [`Plan`] that cannot hold a wrong value. Every default is in this file.
+//!
+//! Nothing is created or changed here: files are looked at, and a mistake ends the run with one
+//! sentence that names the setting as the user wrote it, its value, and the fix.
+
+mod layers;
+mod value;
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use vmm::config::{DiskEngine, MAX_CPUS};
+
+use crate::args::{self, Field};
+use crate::host::Host;
+use crate::logging::LogForm;
+use crate::units;
+pub use layers::{Given, Layers, Origin, read_file};
+pub use value::{Digest, Disk, Format, Net, show_mac};
+
+const MIB: u64 = 1 << 20;
+const DEFAULT_CPUS: u32 = 1;
+const DEFAULT_MEMORY: u64 = 1024 * MIB;
+const DEFAULT_STOP_TIMEOUT: Duration = Duration::from_secs(25);
+const MAX_STOP_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
+/// Where a container's image volume is mounted.
+const CONTAINER_IMAGE_DIR: &str = "image";
+const TERMINATION_LOG: &str = "dev/termination-log";
+/// The machine's smallest memory, and the unit it comes in: large pages of 2 MiB.
+const MIN_MEMORY: u64 = 32 * MIB;
+const MEMORY_UNIT: u64 = 2 * MIB;
+/// qcow2 and raw files beyond this are a typing error, and far beyond what filesystems hold.
+const MAX_DISK_SIZE: u64 = 1 << 50;
+const MAX_DISKS: usize = 24;
+
+/// A mistake in flags, environment or configuration: nothing has been touched.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// A value is wrong.
+    #[error("{origin}: `{value}` {problem}; {fix}")]
+    Value {
+        /// Where it was given.
+        origin: Origin,
+        /// The value.
+        value: String,
+        /// What is wrong with it.
+        problem: String,
+        /// What to do.
+        fix: String,
+    },
+    /// A file that was named cannot be read.
+    #[error("{origin}: cannot read {}: {reason}; name a file that this user can read", path.display())]
+    Unreadable {
+        /// Where it was named.
+        origin: Origin,
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        reason: String,
+    },
+    /// The configuration file is not what it should be.
+    #[error("{}: {reason}; keys are the long flags without dashes, see berth run --help", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong in it.
+        reason: String,
+    },
+    /// Settings that contradict each other, or a missing one; the whole sentence.
+    #[error("{0}")]
+    Together(String),
+    /// A variable is not text.
+    #[error(transparent)]
+    NotText(#[from] args::NotText),
+}
+
+/// What to run.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// Name of the machine.
+    pub name: String,
+    /// Number of vCPUs.
+    pub cpus: u32,
+    /// Guest memory in bytes, a multiple of 2 MiB.
+    pub memory_bytes: u64,
+    /// The root disk.
+    pub root: Root,
+    /// Directory of overlay and identity file.
+    pub image_dir: PathBuf,
+    /// Further disks, in order.
+    pub disks: Vec<Disk>,
+    /// Where the kernel comes from.
+    pub boot: Boot,
+    /// The network.
+    pub net: Net,
+    /// MAC address, if asked for.
+    pub mac: Option<[u8; 6]>,
+    /// MTU, if asked for.
+    pub mtu: Option<u16>,
+    /// Files for the config drive.
+    pub cloud: CloudFiles,
+    /// From the power button to the hard stop.
+    pub stop_timeout: Duration,
+    /// The serial console.
+    pub console: ConsoleMode,
+    /// Where an unhappy end is reported.
+    pub termination_log: Option<PathBuf>,
+    /// What the user should hear before the start.
+    pub warnings: Vec<String>,
+}
+
+/// The root disk.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Root {
+    /// An overlay on an image.
+    Image(RootImage),
+    /// `/dev/vm/root`: raw, written in place.
+    Device(Disk),
+    /// None: the kernel was given.
+    None,
+}
+
+/// An overlay on an image.
+#[derive(Debug, PartialEq, Eq)]
+pub struct RootImage {
+    /// The base, as it was named.
+    pub base: PathBuf,
+    /// Its format, if stated.
+    pub format: Option<Format>,
+    /// What it must contain.
+    pub digest: Option<Digest>,
+    /// Least size of the overlay in bytes.
+    pub size: Option<u64>,
+    /// Number of queues; 0: as many as vCPUs, at most 4.
+    pub queues: u16,
+    /// What moves its data.
+    pub engine: DiskEngine,
+}
+
+/// Where the kernel comes from.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Boot {
+    /// What the root disk's own loader would boot.
+    Disk {
+        /// Added to the command line.
+        cmdline_extra: String,
+    },
+    /// These files.
+    Kernel {
+        /// A bzImage or an ELF kernel.
+        kernel: PathBuf,
+        /// The initial ramdisk.
+        initrd: Option<PathBuf>,
+        /// The command line, whole.
+        cmdline: String,
+    },
+}
+
+/// Files for the config drive.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct CloudFiles {
+    /// YAML or JSON.
+    pub metadata: Option<PathBuf>,
+    /// Any bytes.
+    pub userdata: Option<PathBuf>,
+    /// YAML or JSON.
+    pub networkdata: Option<PathBuf>,
+    /// JSON or text.
+    pub vendordata: Option<PathBuf>,
+}
+
+/// What the serial console is joined to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConsoleMode {
+    /// Output always, input from a terminal.
+    Auto,
+    /// Output and input, whatever they are.
+    Stdio,
+    /// Neither.
+    None,
+}
+
+/// How Berth's own log looks; read before the rest, so that the rest can be logged.
+///
+/// # Errors
+/// [`ConfigError::Value`].
+pub fn log_settings(layers: &Layers) -> Result<(LogForm, log::LevelFilter), ConfigError> {
+    let form =
+        choice(layers, args::LOG_FORMAT, LogForm::Text, "text or json", |text| match text {
+            "text" => Some(LogForm::Text),
+            "json" => Some(LogForm::Json),
+            _ => None,
+        })?;
+    let levels = "error, warn, info, debug or trace";
+    let level = choice(layers, args::LOG_LEVEL, log::LevelFilter::Info, levels, |text| {
+        text.parse().ok().filter(|level| *level != log::LevelFilter::Off)
+    })?;
+    Ok((form, level))
+}
+
+/// Decides what to run.
+///
+/// # Errors
+/// [`ConfigError`]; nothing has been touched then.
+pub fn plan(layers: &Layers, host: &Host) -> Result<Plan, ConfigError> {
+    let mut warnings = Vec::new();
+    let name = name(layers, host)?;
+    let cpus = parse(layers, args::CPUS, |text| value::number(text, 1, u64::from(MAX_CPUS)))?
+        .map_or(DEFAULT_CPUS, |cpus| u32::try_from(cpus).unwrap_or(MAX_CPUS));
+    let image_dir = image_dir(layers, host)?;
+    let boot = boot(layers)?;
+    let root = root(layers, host, &image_dir, &boot, &mut warnings)?;
+    let net = parse(layers, args::NET, value::net)?.unwrap_or(Net::None);
+    let mac = parse(layers, args::MAC, value::mac)?;
+    let mtu = parse(layers, args::MTU, |text| value::number(text, 68, 65_535))?;
+    if net == Net::None {
+        let lonely = layers.get(args::MAC).or_else(|| layers.get(args::MTU));
+        if let Some(given) = lonely {
+            let fix = "add --net tap:NAME, or take it away";
+            return Err(given.error("has no interface to apply to, since the network is none", fix));
+        }
+    }
+    Ok(Plan {
+        name,
+        cpus,
+        memory_bytes: memory(layers, host)?,
+        disks: disks(layers, host)?,
+        root,
+        image_dir,
+        boot,
+        net,
+        mac,
+        mtu: mtu.and_then(|mtu| u16::try_from(mtu).ok()),
+        cloud: CloudFiles {
+            metadata: cloud_file(layers, host, args::METADATA)?,
+            userdata: cloud_file(layers, host, args::USERDATA)?,
+            networkdata: cloud_file(layers, host, args::NETWORKDATA)?,
+            vendordata: cloud_file(layers, host, args::VENDORDATA)?,
+        },
+        stop_timeout: stop_timeout(layers)?,
+        console: choice(layers, args::CONSOLE, ConsoleMode::Auto, "auto, stdio or none", |text| {
+            Some(match text {
+                "auto" => ConsoleMode::Auto,
+                "stdio" => ConsoleMode::Stdio,
+                "none" => ConsoleMode::None,
+                _ => return None,
+            })
+        })?,
+        termination_log: match layers.get(args::TERMINATION_LOG) {
+            Some(given) => Some(PathBuf::from(given.value)),
+            None => Some(host.root.join(TERMINATION_LOG)).filter(|path| path.exists()),
+        },
+        warnings,
+    })
+}
+
+/// One warning for each variable that is set and means nothing here.
+pub fn ignored_variables(is_set: impl Fn(&str) -> bool) -> Vec<String> {
+    let replaced = [
+        ("KVM_BLK_OPTS", "use --disk-queues and --disk-engine"),
+        ("KVM_RAW_BLK_OPTS", "use the options of --disk"),
+        ("KVM_NET_OPTS", "use --net, --mac and --mtu"),
+        ("LAUNCHER", "there is no QEMU to launch"),
+    ];
+    let later =
+        ["VM_IP", "VM_GW", "NO_VNC", "NO_DHCP", "VNC_PASSWORD", "VNC_PASSWORD_FILE", "READY"];
+    let replaced = replaced
+        .iter()
+        .filter(|(name, _)| is_set(name))
+        .map(|(name, instead)| format!("{name} held QEMU's arguments and is ignored: {instead}"));
+    let later = later
+        .iter()
+        .filter(|name| is_set(name))
+        .map(|name| format!("{name} is ignored: what it sets is not built yet"));
+    replaced.chain(later).collect()
+}
+
+/// The value of `field` through `read`, if it was given.
+fn parse<T>(
+    layers: &Layers,
+    field: Field,
+    read: impl Fn(&str) -> Result<T, value::Wrong>,
+) -> Result<Option<T>, ConfigError> {
+    let Some(given) = layers.get(field) else { return Ok(None) };
+    read(&given.value).map(Some).map_err(|(problem, fix)| given.error(problem, fix))
+}
+
+/// One of a few words.
+fn choice<T>(
+    layers: &Layers,
+    field: Field,
+    default: T,
+    words: &str,
+    read: impl Fn(&str) -> Option<T>,
+) -> Result<T, ConfigError> {
+    let read = |text: &str| {
+        read(text).ok_or_else(|| ("is not known here".to_owned(), format!("write {words}")))
+    };
+    Ok(parse(layers, field, read)?.unwrap_or(default))
+}
+
+fn name(layers: &Layers, host: &Host) -> Result<String, ConfigError> {
+    if let Some(name) = parse(layers, args::NAME, value::machine_name)? {
+        return Ok(name);
+    }
+    let text = host.hostname.clone().unwrap_or_default();
+    value::machine_name(&text).map_err(|_| {
+        ConfigError::Together(format!(
+            "the host's name `{text}` cannot name the machine; give one with --name"
+        ))
+    })
+}
+
+fn memory(layers: &Layers, host: &Host) -> Result<u64, ConfigError> {
+    let given = layers.get(args::MEMORY).unwrap_or_else(|| Given {
+        value: DEFAULT_MEMORY.wrapping_div(MIB).to_string(),
+        origin: Origin::Flag("--memory (default)".to_owned()),
+    });
+    let fix = "write MiB as a plain number, or a unit such as 512M or 2G";
+    let bytes =
+        units::size(&given.value, Some(MIB)).map_err(|problem| given.error(problem, fix))?;
+    if bytes < MIN_MEMORY {
+        return Err(given.error("is too little for a machine", "give at least 32M"));
+    }
+    if !bytes.is_multiple_of(MEMORY_UNIT) {
+        let near = units::show(bytes - bytes % MEMORY_UNIT);
+        return Err(given.error("is not a multiple of 2 MiB", format!("give {near}, for example")));
+    }
+    if let Some(limit) = host.memory
+        && bytes > limit.bytes
+    {
+        let (whose, more) = match limit.by_cgroup {
+            true => ("this cgroup may use", ", or raise the pod's memory limit"),
+            false => ("this host has", ""),
+        };
+        let (asked, have) = (bytes / MIB, limit.bytes / MIB);
+        return Err(given.error(
+            format_args!("is {asked} MiB, more than the {have} MiB {whose}"),
+            format_args!("give less{more}"),
+        ));
+    }
+    Ok(bytes)
+}
+
+fn stop_timeout(layers: &Layers) -> Result<Duration, ConfigError> {
+    let Some(given) = layers.get(args::STOP_TIMEOUT) else { return Ok(DEFAULT_STOP_TIMEOUT) };
+    let fix = "write seconds as a plain number, or a unit such as 90s or 2m";
+    let time = units::duration(&given.value).map_err(|problem| given.error(problem, fix))?;
+    if time > MAX_STOP_TIMEOUT {
+        return Err(given.error("is more than a day", "give at most 24h"));
+    }
+    Ok(time)
+}
+
+fn image_dir(layers: &Layers, host: &Host) -> Result<PathBuf, ConfigError> {
+    if let Some(given) = layers.get(args::IMAGE_DIR) {
+        if given.value.is_empty() {
+            return Err(given.error("names no directory", "name one that this user can write"));
+        }
+        return Ok(PathBuf::from(given.value));
+    }
+    if host.in_container {
+        return Ok(host.root.join(CONTAINER_IMAGE_DIR));
+    }
+    host.data_dir.as_ref().map(|dir| dir.join("berth")).ok_or_else(|| {
+        ConfigError::Together(
+            "there is no HOME to keep the machine's disk under; give --image-dir".to_owned(),
+        )
+    })
+}
+
+fn boot(layers: &Layers) -> Result<Boot, ConfigError> {
+    parse(layers, args::BOOT_WAY, value::boot)?;
+    let cmdline = layers.get(args::CMDLINE);
+    if let Some(given) = &cmdline
+        && (given.value.len() > 4096 || given.value.contains(['\0', '\n']))
+    {
+        let problem = "is not one line of at most 4096 bytes";
+        return Err(given.error(problem, "shorten it, and write it on one line"));
+    }
+    let cmdline = cmdline.map(|given| given.value).unwrap_or_default();
+    let kernel = readable(layers, args::KERNEL)?;
+    let initrd = readable(layers, args::INITRD)?;
+    match (kernel, initrd) {
+        (Some(kernel), initrd) => Ok(Boot::Kernel { kernel, initrd, cmdline }),
+        (None, None) => Ok(Boot::Disk { cmdline_extra: cmdline }),
+        (None, Some(initrd)) => Err(ConfigError::Together(format!(
+            "--initrd {} has no kernel to go with; give --kernel too, or neither",
+            initrd.display()
+        ))),
+    }
+}
+
+fn root(
+    layers: &Layers,
+    host: &Host,
+    image_dir: &Path,
+    boot: &Boot,
+    warnings: &mut Vec<String>,
+) -> Result<Root, ConfigError> {
+    let queues =
+        parse(layers, args::DISK_QUEUES, |text| value::number(text, 1, value::MAX_QUEUES))?
+            .and_then(|queues| u16::try_from(queues).ok())
+            .unwrap_or(0);
+    let engine = parse(layers, args::DISK_ENGINE, value::engine)?.unwrap_or_default();
+    let image = RootImage {
+        base: PathBuf::new(),
+        format: parse(layers, args::IMAGE_FORMAT, value::format)?,
+        digest: parse(layers, args::IMAGE_SHA256, value::digest)?,
+        size: disk_size(layers)?,
+        queues,
+        engine,
+    };
+    let image_name = parse(layers, args::IMAGE_NAME, value::file_name)?;
+    let source = layers.get(args::IMAGE_SOURCE);
+
+    let device = host.root.join("dev/vm/root");
+    if host.in_container && device.exists() {
+        let of_image = [args::IMAGE_SOURCE, args::IMAGE_NAME, args::DISK_SIZE, args::IMAGE_SHA256];
+        for given in of_image.into_iter().filter_map(|field| layers.get(field)) {
+            warnings.push(format!(
+                "{}: `{}` is not used, since {} is the root disk",
+                given.origin,
+                given.value,
+                device.display()
+            ));
+        }
+        return Ok(Root::Device(Disk { queues, engine, ..Disk::new(device, Format::Raw) }));
+    }
+    let base = match (source, image_name) {
+        (Some(given), name) => {
+            if name.is_some() && !is_url(&given.value) {
+                warnings.push(format!(
+                    "--image-name is not used: {} is a local image, and is used where it is",
+                    given.value
+                ));
+            }
+            local_image(&given)?
+        }
+        (None, Some(name)) => {
+            let given = Given {
+                value: image_dir.join(name).display().to_string(),
+                origin: layers.get(args::IMAGE_NAME).map_or(Origin::Found, |given| given.origin),
+            };
+            local_image(&given)?
+        }
+        (None, None) if matches!(boot, Boot::Kernel { .. }) => {
+            let of_image = [
+                args::DISK_SIZE,
+                args::IMAGE_FORMAT,
+                args::IMAGE_SHA256,
+                args::DISK_QUEUES,
+                args::DISK_ENGINE,
+            ];
+            if let Some(given) = of_image.into_iter().find_map(|field| layers.get(field)) {
+                return Err(
+                    given.error("has no root disk to apply to", "name an image, or drop it")
+                );
+            }
+            return Ok(Root::None);
+        }
+        (None, None) => {
+            return Err(ConfigError::Together(
+                "no image to boot; name a qcow2 or raw image: berth run IMAGE".to_owned(),
+            ));
+        }
+    };
+    Ok(Root::Image(RootImage { base, ..image }))
+}
+
+fn disk_size(layers: &Layers) -> Result<Option<u64>, ConfigError> {
+    let Some(given) = layers.get(args::DISK_SIZE) else { return Ok(None) };
+    let fix = "write a whole number with a unit, such as 10G";
+    let size = units::size(&given.value, None).map_err(|problem| given.error(problem, fix))?;
+    if size == 0 || size > MAX_DISK_SIZE {
+        return Err(given.error("is no size for a disk", "give between 1M and 1024T"));
+    }
+    Ok(Some(size))
+}
+
+fn is_url(text: &str) -> bool {
+    text.split_once("://").is_some_and(|(scheme, _)| {
+        !scheme.is_empty()
+            && scheme.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b))
+    })
+}
+
+/// The base, which has to be a local file.
+fn local_image(given: &Given) -> Result<PathBuf, ConfigError> {
+    if is_url(&given.value) {
+        return Err(given.error(
+            "is a URL, and fetching images is not built yet",
+            "download it and give the path of the file",
+        ));
+    }
+    let path = PathBuf::from(&given.value);
+    let looked = File::open(&path).and_then(|file| file.metadata());
+    match looked {
+        Ok(meta) if meta.is_dir() => {
+            Err(given.error("is a directory", "name the image file in it"))
+        }
+        Ok(_) => Ok(path),
+        Err(error) => Err(given.error(
+            format_args!("cannot be opened: {error}"),
+            "name a qcow2 or raw image that this user can read",
+        )),
+    }
+}
+
+/// A file named by `field`, which has to be there and readable.
+fn readable(layers: &Layers, field: Field) -> Result<Option<PathBuf>, ConfigError> {
+    let Some(given) = layers.get(field) else { return Ok(None) };
+    let path = PathBuf::from(given.value);
+    let looked = File::open(&path).and_then(|file| file.metadata());
+    let reason = match looked {
+        Ok(meta) if meta.is_dir() => "it is a directory".to_owned(),
+        Ok(_) => return Ok(Some(path)),
+        Err(error) => error.to_string(),
+    };
+    Err(ConfigError::Unreadable { origin: given.origin, path, reason })
+}
+
+/// A file for the config drive: as named, else where the container has it.
+fn cloud_file(layers: &Layers, host: &Host, field: Field) -> Result<Option<PathBuf>, ConfigError> {
+    if let Some(path) = readable(layers, field)? {
+        return Ok(Some(path));
+    }
+    // The key is also the name of the file at the container's root.
+    let path = host.root.join(field.key);
+    if !host.in_container || !path.is_file() {
+        return Ok(None);
+    }
+    match File::open(&path) {
+        Ok(_) => Ok(Some(path)),
+        Err(error) => {
+            let reason = error.to_string();
+            Err(ConfigError::Unreadable { origin: Origin::Found, path, reason })
+        }
+    }
+}
+
+/// Further disks: `/volumes/**/*.img`, `/dev/vm/disk*`, then those asked for.
+fn disks(layers: &Layers, host: &Host) -> Result<Vec<Disk>, ConfigError> {
+    let mut disks = Vec::new();
+    if host.in_container {
+        let found = found_disks(&host.root);
+        disks.extend(found.into_iter().map(|path| Disk::new(path, Format::Raw)));
+    }
+    for given in layers.disks() {
+        let disk = value::disk(&given.value).map_err(|(problem, fix)| given.error(problem, fix))?;
+        let opened = File::options().read(true).write(!disk.read_only).open(&disk.path);
+        match opened.and_then(|file| file.metadata()) {
+            Ok(meta) if meta.is_dir() => {
+                return Err(given.error("is a directory", "name a disk image"));
+            }
+            Ok(_) => disks.push(disk),
+            Err(error) => {
+                let fix = "name a disk image that this user can read and write, or add ,ro";
+                return Err(given.error(format_args!("cannot be opened: {error}"), fix));
+            }
+        }
+    }
+    if disks.len() > MAX_DISKS {
+        return Err(ConfigError::Together(format!(
+            "{} further disks are too many; a machine has room for {MAX_DISKS}",
+            disks.len()
+        )));
+    }
+    Ok(disks)
+}
+
+/// The disks a container's volumes bring along, sorted.
+fn found_disks(root: &Path) -> Vec<PathBuf> {
+    let mut images = Vec::new();
+    collect_images(&root.join("volumes"), 8, &mut images);
+    images.sort();
+    let mut devices = list(&root.join("dev/vm"));
+    devices.retain(|path| {
+        path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"disk"))
+    });
+    devices.sort();
+    images.extend(devices);
+    images
+}
+
+fn list(dir: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = fs::read_dir(dir) else { return Vec::new() };
+    // A directory of another kind of volume may be huge.
+    entries.take(4096).flatten().map(|entry| entry.path()).collect()
+}
+
+fn collect_images(dir: &Path, depth: u32, into: &mut Vec<PathBuf>) {
+    for path in list(dir) {
+        if into.len() > MAX_DISKS {
+            return;
+        }
+        let Ok(meta) = path.symlink_metadata() else { continue };
+        if meta.is_dir() && depth > 0 {
+            collect_images(&path, depth - 1, into);
+        } else if path.extension().is_some_and(|ext| ext == "img") && path.is_file() {
+            into.push(path);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,432 @@
+//! The plan as a whole: defaults, precedence, and the sentence for every mistake.
+
+use super::*;
+use crate::args::{Cli, Command, Settings};
+use crate::host::MemoryLimit;
+use clap::Parser;
+
+struct Place {
+    dir: tempfile::TempDir,
+    host: Host,
+}
+
+impl Place {
+    fn new(in_container: bool) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let host = Host {
+            root: dir.path().to_owned(),
+            in_container,
+            hostname: Some("box".to_owned()),
+            data_dir: Some("/home/u/.local/share".into()),
+            memory: Some(MemoryLimit { bytes: 8 << 30, by_cgroup: false }),
+        };
+        fs::write(dir.path().join("base.qcow2"), "QFI").unwrap();
+        Self { dir, host }
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.dir.path().join(name).display().to_string()
+    }
+
+    fn write(&self, name: &str) -> String {
+        let path = self.dir.path().join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, "x").unwrap();
+        self.path(name)
+    }
+
+    /// `@name` stands for the path of `name` in this place.
+    fn run(&self, args: &[&str]) -> Result<Plan, ConfigError> {
+        let expand = |arg: &&str| match arg.strip_prefix('@') {
+            Some(name) => self.path(name),
+            None => (*arg).to_owned(),
+        };
+        let args = ["berth", "run"].iter().map(|a| (*a).to_owned()).chain(args.iter().map(expand));
+        let Command::Run(run) = Cli::try_parse_from(args).unwrap().command;
+        plan(&Layers { flags: run.settings, ..Layers::default() }, &self.host)
+    }
+
+    fn mistake(&self, args: &[&str]) -> String {
+        self.run(args).unwrap_err().to_string().replace(&self.path(""), "@")
+    }
+}
+
+#[test]
+fn the_defaults() {
+    let place = Place::new(false);
+    let plan = place.run(&["@base.qcow2"]).unwrap();
+    let want = Plan {
+        name: "box".into(),
+        cpus: 1,
+        memory_bytes: 1 << 30,
+        root: Root::Image(RootImage {
+            base: place.path("base.qcow2").into(),
+            format: None,
+            digest: None,
+            size: None,
+            queues: 0,
+            engine: DiskEngine::Auto,
+        }),
+        image_dir: "/home/u/.local/share/berth".into(),
+        disks: vec![],
+        boot: Boot::Disk { cmdline_extra: String::new() },
+        net: Net::None,
+        mac: None,
+        mtu: None,
+        cloud: CloudFiles::default(),
+        stop_timeout: Duration::from_secs(25),
+        console: ConsoleMode::Auto,
+        termination_log: None,
+        warnings: vec![],
+    };
+    assert_eq!(plan, want);
+}
+
+#[test]
+fn everything_given() {
+    let place = Place::new(false);
+    for name in ["k", "i", "m", "u", "n", "v", "d.img"] {
+        place.write(name);
+    }
+    let digest = format!("sha512:{}", "0a".repeat(64));
+    let plan = place
+        .run(&[
+            "@base.qcow2",
+            "--image-sha256",
+            &digest,
+            "--image-format",
+            "qcow2",
+            "--image-dir",
+            "@dir",
+            "--disk-size",
+            "10G",
+            "--disk-queues",
+            "3",
+            "--disk-engine",
+            "sync",
+            "--disk",
+            &format!("{},serial=s", place.path("d.img")),
+            "--cpus",
+            "2",
+            "--memory",
+            "2G",
+            "--name",
+            "pet",
+            "--boot",
+            "direct",
+            "--kernel",
+            "@k",
+            "--initrd",
+            "@i",
+            "--cmdline",
+            "quiet",
+            "--net",
+            "tap:vm0",
+            "--mac",
+            "52:54:00:00:00:01",
+            "--mtu",
+            "1450",
+            "--metadata",
+            "@m",
+            "--userdata",
+            "@u",
+            "--networkdata",
+            "@n",
+            "--vendordata",
+            "@v",
+            "--stop-timeout",
+            "2m",
+            "--console",
+            "stdio",
+            "--termination-log",
+            "/tmp/t",
+        ])
+        .unwrap();
+    let path = |name: &str| PathBuf::from(place.path(name));
+    let want = Plan {
+        name: "pet".into(),
+        cpus: 2,
+        memory_bytes: 2 << 30,
+        root: Root::Image(RootImage {
+            base: path("base.qcow2"),
+            format: Some(Format::Qcow2),
+            digest: Some(Digest::Sha512([10; 64])),
+            size: Some(10 << 30),
+            queues: 3,
+            engine: DiskEngine::Sync,
+        }),
+        image_dir: path("dir"),
+        disks: vec![Disk { serial: Some("s".into()), ..Disk::new(path("d.img"), Format::Raw) }],
+        boot: Boot::Kernel { kernel: path("k"), initrd: Some(path("i")), cmdline: "quiet".into() },
+        net: Net::Tap("vm0".into()),
+        mac: Some([0x52, 0x54, 0, 0, 0, 1]),
+        mtu: Some(1450),
+        cloud: CloudFiles {
+            metadata: Some(path("m")),
+            userdata: Some(path("u")),
+            networkdata: Some(path("n")),
+            vendordata: Some(path("v")),
+        },
+        stop_timeout: Duration::from_secs(120),
+        console: ConsoleMode::Stdio,
+        termination_log: Some("/tmp/t".into()),
+        warnings: vec![],
+    };
+    assert_eq!(plan, want);
+}
+
+#[test]
+fn a_kernel_alone_is_enough() {
+    let place = Place::new(false);
+    place.write("k");
+    let plan = place.run(&["--kernel", "@k"]).unwrap();
+    assert_eq!(plan.root, Root::None);
+    assert_eq!(
+        place.mistake(&["--kernel", "@k", "--disk-size", "10G"]),
+        "--disk-size: `10G` has no root disk to apply to; name an image, or drop it"
+    );
+}
+
+#[test]
+fn a_container_brings_files_along() {
+    let place = Place::new(true);
+    for name in [
+        "metadata",
+        "userdata",
+        "vendordata",
+        "volumes/b/2.img",
+        "volumes/a.img",
+        "volumes/no.txt",
+        "dev/vm/disk1",
+        "dev/vm/disk0",
+        "dev/vm/other",
+        "dev/termination-log",
+        "image/debian",
+    ] {
+        place.write(name);
+    }
+    let plan = place.run(&["--image-name", "debian"]).unwrap();
+    let path = |name: &str| PathBuf::from(place.path(name));
+    assert_eq!(plan.image_dir, path("image"));
+    assert!(matches!(&plan.root, Root::Image(image) if image.base == path("image/debian")));
+    assert_eq!(plan.cloud.metadata, Some(path("metadata")));
+    assert_eq!(plan.cloud.userdata, Some(path("userdata")));
+    assert_eq!(plan.cloud.networkdata, None);
+    assert_eq!(plan.cloud.vendordata, Some(path("vendordata")));
+    assert_eq!(plan.termination_log, Some(path("dev/termination-log")));
+    let found: Vec<_> = plan.disks.iter().map(|disk| disk.path.clone()).collect();
+    let want = ["volumes/a.img", "volumes/b/2.img", "dev/vm/disk0", "dev/vm/disk1"];
+    assert_eq!(found, want.map(path));
+    assert!(plan.disks.iter().all(|disk| disk.format == Format::Raw));
+
+    place.write("dev/vm/root");
+    let plan = place.run(&["@base.qcow2", "--disk-size", "10G", "--disk-queues", "2"]).unwrap();
+    let root = Disk { queues: 2, ..Disk::new(path("dev/vm/root"), Format::Raw) };
+    assert_eq!(plan.root, Root::Device(root));
+    assert_eq!(plan.warnings.len(), 2, "{:?}", plan.warnings);
+}
+
+#[test]
+fn outside_a_container_fixed_paths_are_not_looked_at() {
+    let place = Place::new(false);
+    for name in ["metadata", "volumes/a.img", "dev/vm/root"] {
+        place.write(name);
+    }
+    let plan = place.run(&["@base.qcow2"]).unwrap();
+    assert_eq!(plan.cloud, CloudFiles::default());
+    assert_eq!(plan.disks, []);
+    assert!(matches!(plan.root, Root::Image(_)));
+}
+
+#[test]
+fn the_environment_and_the_file_name_themselves() {
+    let place = Place::new(false);
+    let image = Some(place.path("base.qcow2"));
+    let bad = Settings { image, memory: Some("lots".into()), ..Settings::default() };
+    let environment = Layers { environment: bad.clone(), ..Layers::default() };
+    assert_eq!(
+        plan(&environment, &place.host).unwrap_err().to_string(),
+        "IMG_RAM_MB: `lots` is not a whole number with an optional unit; write MiB as a plain \
+         number, or a unit such as 512M or 2G"
+    );
+    let file = Layers { file: Some(("/b.yaml".into(), bad)), ..Layers::default() };
+    let sentence = plan(&file, &place.host).unwrap_err().to_string();
+    assert!(sentence.starts_with("`memory` in /b.yaml: `lots` is not"), "{sentence}");
+}
+
+#[test]
+fn every_mistake_is_one_sentence() {
+    let place = Place::new(false);
+    place.write("i");
+    let image = "@base.qcow2";
+    for (args, sentence) in [
+        (&[][..], "no image to boot; name a qcow2 or raw image: berth run IMAGE"),
+        (
+            &["@none.img"],
+            "IMAGE: `@none.img` cannot be opened: No such file or directory (os error 2); name a qcow2 or raw image that this user can read",
+        ),
+        (&["@"], "IMAGE: `@` is a directory; name the image file in it"),
+        (
+            &["https://example.org/a.qcow2"],
+            "IMAGE: `https://example.org/a.qcow2` is a URL, and fetching images is not built yet; download it and give the path of the file",
+        ),
+        (
+            &[image, "--cpus", "0"],
+            "--cpus: `0` is not a whole number from 1 to 64; write a number from 1 to 64",
+        ),
+        (
+            &[image, "--cpus", "65"],
+            "--cpus: `65` is not a whole number from 1 to 64; write a number from 1 to 64",
+        ),
+        (
+            &[image, "--memory", "2X"],
+            "--memory: `2X` has an unknown unit; write MiB as a plain number, or a unit such as 512M or 2G",
+        ),
+        (
+            &[image, "--memory", "16"],
+            "--memory: `16` is too little for a machine; give at least 32M",
+        ),
+        (
+            &[image, "--memory", "1025"],
+            "--memory: `1025` is not a multiple of 2 MiB; give 1 GiB, for example",
+        ),
+        (
+            &[image, "--memory", "9G"],
+            "--memory: `9G` is 9216 MiB, more than the 8192 MiB this host has; give less",
+        ),
+        (
+            &[image, "--disk-size", "10"],
+            "--disk-size: `10` has no unit; write a whole number with a unit, such as 10G",
+        ),
+        (
+            &[image, "--disk-size", "0G"],
+            "--disk-size: `0G` is no size for a disk; give between 1M and 1024T",
+        ),
+        (
+            &[image, "--image-format", "vmdk"],
+            "--image-format: `vmdk` is not an image format Berth knows; write qcow2 or raw",
+        ),
+        (
+            &[image, "--image-sha256", "abc"],
+            "--image-sha256: `abc` is not a digest; write sha256: and 64 hexadecimal digits, or sha512: and 128",
+        ),
+        (
+            &[image, "--name", "a/b"],
+            "--name: `a/b` cannot name a machine and its files; use up to 63 letters, digits, `-`, `_` and `.`, with a letter or digit at both ends",
+        ),
+        (
+            &[image, "--boot", "uefi"],
+            "--boot: `uefi` is a way to boot that is not built yet; write auto or direct, which boot the image's own kernel without firmware",
+        ),
+        (
+            &[image, "--net", "pod"],
+            "--net: `pod` is a network that is not built yet; write none, or tap:NAME for a tap device that exists",
+        ),
+        (
+            &[image, "--mac", "52:54:00:00:00:01"],
+            "--mac: `52:54:00:00:00:01` has no interface to apply to, since the network is none; add --net tap:NAME, or take it away",
+        ),
+        (
+            &[image, "--net", "tap:a", "--mtu", "67"],
+            "--mtu: `67` is not a whole number from 68 to 65535; write a number from 68 to 65535",
+        ),
+        (
+            &[image, "--initrd", "@i"],
+            "--initrd @i has no kernel to go with; give --kernel too, or neither",
+        ),
+        (
+            &[image, "--kernel", "@no"],
+            "--kernel: cannot read @no: No such file or directory (os error 2); name a file that this user can read",
+        ),
+        (
+            &[image, "--userdata", "@"],
+            "--userdata: cannot read @: it is a directory; name a file that this user can read",
+        ),
+        (
+            &[image, "--stop-timeout", "soon"],
+            "--stop-timeout: `soon` is not a whole number with an optional unit; write seconds as a plain number, or a unit such as 90s or 2m",
+        ),
+        (
+            &[image, "--stop-timeout", "48h"],
+            "--stop-timeout: `48h` is more than a day; give at most 24h",
+        ),
+        (
+            &[image, "--console", "tty"],
+            "--console: `tty` is not known here; write auto, stdio or none",
+        ),
+        (
+            &[image, "--disk", "@none"],
+            "--disk: `@none` cannot be opened: No such file or directory (os error 2); name a disk image that this user can read and write, or add ,ro",
+        ),
+        (
+            &[image, "--disk", "/a,rw"],
+            "--disk: `/a,rw` has the unknown option `rw`; the options are format=raw|qcow2, ro, serial=S, queues=N and engine=E",
+        ),
+        (
+            &[image, "--image-name", "a/b"],
+            "--image-name: `a/b` is not a file name; write the name alone, without a directory",
+        ),
+    ] {
+        assert_eq!(place.mistake(args), sentence, "{args:?}");
+    }
+}
+
+#[test]
+fn limits_and_missing_facts() {
+    let mut place = Place::new(false);
+    place.host.memory = Some(MemoryLimit { bytes: 512 << 20, by_cgroup: true });
+    assert_eq!(
+        place.mistake(&["@base.qcow2"]),
+        "--memory (default): `1024` is 1024 MiB, more than the 512 MiB this cgroup may use; give \
+         less, or raise the pod's memory limit"
+    );
+    place.host.memory = None;
+    place.host.hostname = Some("not a name".into());
+    assert_eq!(
+        place.mistake(&["@base.qcow2"]),
+        "the host's name `not a name` cannot name the machine; give one with --name"
+    );
+    place.host.data_dir = None;
+    assert_eq!(
+        place.mistake(&["@base.qcow2", "--name", "a"]),
+        "there is no HOME to keep the machine's disk under; give --image-dir"
+    );
+    let many: Vec<String> = vec![format!("--disk={}", place.path("base.qcow2")); 25];
+    let mut args = vec!["@base.qcow2", "--name=a", "--image-dir=d"];
+    args.extend(many.iter().map(String::as_str));
+    assert!(place.mistake(&args).contains("25 further disks are too many"));
+}
+
+#[test]
+fn the_log_is_settled_first() {
+    let with = |form: Option<&str>, level: Option<&str>| {
+        let flags = Settings {
+            log_format: form.map(Into::into),
+            log_level: level.map(Into::into),
+            ..Settings::default()
+        };
+        log_settings(&Layers { flags, ..Layers::default() }).map_err(|error| error.to_string())
+    };
+    assert_eq!(with(None, None), Ok((LogForm::Text, log::LevelFilter::Info)));
+    assert_eq!(with(Some("json"), Some("debug")), Ok((LogForm::Json, log::LevelFilter::Debug)));
+    assert_eq!(
+        with(Some("xml"), None).unwrap_err(),
+        "--log-format: `xml` is not known here; write text or json"
+    );
+    assert!(with(None, Some("off")).unwrap_err().contains("error, warn, info"));
+}
+
+#[test]
+fn old_variables_are_answered_once_each() {
+    assert_eq!(ignored_variables(|_| false), Vec::<String>::new());
+    let told = ignored_variables(|name| ["LAUNCHER", "KVM_NET_OPTS", "NO_VNC"].contains(&name));
+    assert_eq!(
+        told,
+        [
+            "KVM_NET_OPTS held QEMU's arguments and is ignored: use --net, --mac and --mtu",
+            "LAUNCHER held QEMU's arguments and is ignored: there is no QEMU to launch",
+            "NO_VNC is ignored: what it sets is not built yet",
+        ]
+    );
+    assert_eq!(ignored_variables(|_| true).len(), 11);
+}

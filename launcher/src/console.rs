@@ -1,0 +1,164 @@
+//! The serial console's way out: standard output, and the last lines for the report.
+//!
+//! The guest's bytes go through a [`Spool`] as they are: the guest never waits for whoever reads
+//! them. The way in is in `terminal.rs`. Called from vCPU threads.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use devices::serial::Console;
+
+use crate::spool::Spool;
+
+/// What may wait for a slow reader.
+const CAPACITY: usize = 256 << 10;
+/// What is kept for the report.
+const TAIL: usize = 8 << 10;
+
+/// The console.
+pub struct SerialConsole {
+    /// `None`: the output is only kept for the report.
+    out: Option<Spool>,
+    tail: Mutex<VecDeque<u8>>,
+}
+
+impl SerialConsole {
+    /// A console on standard output.
+    ///
+    /// # Errors
+    /// Standard output is closed, or no thread could be started.
+    pub fn on_stdout() -> io::Result<Self> {
+        Self::on_file(io::stdout().as_fd().try_clone_to_owned()?.into())
+    }
+
+    /// A console on `file`.
+    ///
+    /// # Errors
+    /// No thread could be started.
+    pub fn on_file(file: File) -> io::Result<Self> {
+        let notice = |dropped| format!("\r\n[berth: {dropped} bytes of console dropped]\r\n");
+        let out = Spool::start("console-out", file, CAPACITY, notice)?;
+        Ok(Self { out: Some(out), tail: Mutex::default() })
+    }
+
+    /// A console that is only remembered.
+    pub fn silent() -> Self {
+        Self { out: None, tail: Mutex::default() }
+    }
+
+    /// The last `count` lines, at most 8 KiB, without control characters.
+    pub fn last_lines(&self, count: usize) -> Vec<String> {
+        let mut tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let text = String::from_utf8_lossy(tail.make_contiguous()).into_owned();
+        let clean = |line: &str| plain(line).trim_end().to_owned();
+        let lines: Vec<String> = text.lines().map(clean).filter(|line| !line.is_empty()).collect();
+        lines.into_iter().rev().take(count).rev().collect()
+    }
+
+    /// Bytes that found no room.
+    pub fn dropped(&self) -> u64 {
+        self.out.as_ref().map_or(0, Spool::dropped)
+    }
+
+    /// Writes out what is left, waiting at most `patience`.
+    pub fn finish(&self, patience: Duration) {
+        if let Some(out) = &self.out {
+            out.finish(patience);
+        }
+    }
+}
+
+impl Console for SerialConsole {
+    fn write(&self, bytes: &[u8]) {
+        let mut tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
+        let keep = bytes.get(bytes.len().saturating_sub(TAIL)..).unwrap_or_default();
+        let over = (tail.len() + keep.len()).saturating_sub(TAIL);
+        tail.drain(..over);
+        tail.extend(keep);
+        drop(tail);
+        if let Some(out) = &self.out {
+            out.push(bytes);
+        }
+    }
+}
+
+/// `line` without control characters and without the sequences that steer a terminal (ECMA-48
+/// §5.4: CSI, parameters, a final byte from `@` to `~`).
+fn plain(line: &str) -> String {
+    let mut text = String::with_capacity(line.len());
+    let mut chars = line.chars().peekable();
+    while let Some(c) = chars.next() {
+        if c == '\u{1b}' {
+            if chars.next_if_eq(&'[').is_some() {
+                while chars.next_if(|c| !('@'..='~').contains(c)).is_some() {}
+            }
+            chars.next();
+        } else if !c.is_control() || c == '\t' {
+            text.push(c);
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spool::tests::pipe;
+    use std::io::Read;
+    use std::time::Instant;
+
+    #[test]
+    fn a_blocked_reader_never_blocks_the_guest() {
+        let (mut read, write) = pipe();
+        let console = SerialConsole::on_file(write).unwrap();
+        let line = [b'.'; 63];
+        let start = Instant::now();
+        for _ in 0..50_000 {
+            console.write(&line);
+            console.write(b"\n");
+        }
+        console.write(b"the end\n");
+        assert!(start.elapsed() < Duration::from_secs(20));
+        let dropped = console.dropped();
+        assert!(dropped > 1 << 20, "{dropped}");
+        // The report has what the reader has missed.
+        assert_eq!(console.last_lines(1), ["the end"]);
+        console.finish(Duration::from_millis(10));
+        drop(console);
+        let mut bytes = Vec::new();
+        read.read_to_end(&mut bytes).unwrap();
+        let text = String::from_utf8(bytes).unwrap();
+        assert!(text.contains("bytes of console dropped]"));
+        assert!(text.len() < CAPACITY + (256 << 10), "{}", text.len());
+    }
+
+    #[test]
+    fn bytes_pass_unchanged() {
+        let (mut read, write) = pipe();
+        let console = SerialConsole::on_file(write).unwrap();
+        let all: Vec<u8> = (0..=255).collect();
+        console.write(&all);
+        console.finish(Duration::from_secs(20));
+        drop(console);
+        let mut bytes = Vec::new();
+        read.read_to_end(&mut bytes).unwrap();
+        assert_eq!(bytes, all);
+    }
+
+    #[test]
+    fn the_last_lines_are_plain_text() {
+        let console = SerialConsole::silent();
+        assert_eq!(console.last_lines(3), Vec::<String>::new());
+        console.write(b"one\r\n\x1b[0;32m OK \x1b[0m two\x07\r\n\r\n\xff three\x1b[");
+        assert_eq!(console.last_lines(2), [" OK  two", "\u{fffd} three"]);
+        assert_eq!(console.last_lines(9).len(), 3);
+        console.write(&vec![b'x'; 3 * TAIL]);
+        assert_eq!(console.last_lines(9), ["x".repeat(TAIL)]);
+        console.write(b"\nnew");
+        assert_eq!(console.last_lines(1), ["new"]);
+    }
+}

@@ -1,0 +1,173 @@
+//! The virtual machine: memory slots, interrupt controllers, doorbells.
+
+#![allow(unsafe_code)] // memory slots hand host addresses to the kernel
+
+use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd};
+use std::sync::Arc;
+
+use devices::bus::{Doorbell, Space};
+use devices::irq::IrqLine;
+use devices::mem::GuestMemory;
+use kvm_bindings::{
+    KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, KVM_PIT_SPEAKER_DUMMY,
+    kvm_irqchip, kvm_pit_config, kvm_pit_state2, kvm_userspace_memory_region,
+};
+use kvm_ioctls::{IoEventAddress, Kvm, NoDatamatch, VcpuFd, VmFd};
+use vmm_sys_util::eventfd::EventFd;
+
+use super::routes::Routes;
+use super::{During, KvmError};
+use crate::machine::layout;
+use crate::memory;
+
+/// A KVM virtual machine. Shared: every operation is an ioctl, safe from any thread.
+pub struct Vm {
+    fd: Arc<VmFd>,
+    /// Held so that the mapping outlives the memory slots.
+    _memory: GuestMemory,
+    /// Interrupt routes.
+    pub routes: Arc<Routes>,
+    power_on: PowerOn,
+}
+
+/// The state of in-kernel chips right after their creation, to go back to at reset.
+struct PowerOn {
+    irqchips: Vec<kvm_irqchip>,
+    pit: kvm_pit_state2,
+}
+
+impl Vm {
+    /// A machine with this RAM, interrupt controllers and timer, and no CPU yet.
+    ///
+    /// # Errors
+    /// [`KvmError::Ioctl`].
+    pub fn new(kvm: &Kvm, memory: GuestMemory) -> Result<Vm, KvmError> {
+        let fd = Arc::new(kvm.create_vm().during("creating the machine")?);
+        fd.set_identity_map_address(layout::KVM_IDENTITY_MAP).during("placing the identity map")?;
+        fd.set_tss_address(layout::KVM_TSS as usize).during("placing the TSS")?;
+        for (slot, (guest, len, host)) in memory::host_ranges(&memory).into_iter().enumerate() {
+            let region = kvm_userspace_memory_region {
+                slot: slot as u32,
+                flags: 0,
+                guest_phys_addr: guest,
+                memory_size: len,
+                userspace_addr: host,
+            };
+            // SAFETY: the range is guest RAM, mapped by `memory`, which this object keeps alive,
+            // and slots do not overlap since the regions of a guest memory do not.
+            unsafe { fd.set_user_memory_region(region) }.during("mapping guest memory")?;
+        }
+        fd.create_irq_chip().during("creating the interrupt controllers")?;
+        let pit = kvm_pit_config { flags: KVM_PIT_SPEAKER_DUMMY, ..Default::default() };
+        fd.create_pit2(pit).during("creating the interval timer")?;
+        let routes = Routes::new(fd.clone())?;
+        let power_on = PowerOn::read(&fd)?;
+        Ok(Vm { fd, _memory: memory, routes, power_on })
+    }
+
+    /// Creates vCPU `id`, whose APIC id it is too.
+    ///
+    /// # Errors
+    /// [`KvmError::Ioctl`].
+    pub fn create_vcpu(&self, id: u32) -> Result<VcpuFd, KvmError> {
+        self.fd.create_vcpu(id.into()).during("creating a vCPU")
+    }
+
+    /// Puts interrupt controllers and timer back to the state after power-on.
+    ///
+    /// # Errors
+    /// [`KvmError::Ioctl`].
+    pub fn reset_chips(&self) -> Result<(), KvmError> {
+        for chip in &self.power_on.irqchips {
+            self.fd.set_irqchip(chip).during("resetting an interrupt controller")?;
+        }
+        self.fd.set_pit2(&self.power_on.pit).during("resetting the interval timer")
+    }
+
+    /// Makes writes at `base + doorbell.offset` signal its eventfd, or no longer.
+    ///
+    /// # Errors
+    /// [`KvmError::Ioctl`].
+    pub fn doorbell(
+        &self,
+        space: Space,
+        base: u64,
+        doorbell: &Doorbell,
+        ring: bool,
+    ) -> Result<(), KvmError> {
+        let at = base + doorbell.offset;
+        let address = match space {
+            Space::Memory => IoEventAddress::Mmio(at),
+            Space::Port => IoEventAddress::Pio(at),
+        };
+        let eventfd = borrow(doorbell);
+        let result = if ring {
+            self.fd.register_ioevent(&eventfd, &address, NoDatamatch)
+        } else {
+            self.fd.unregister_ioevent(&eventfd, &address, NoDatamatch)
+        };
+        // The descriptor is the doorbell's own.
+        let _ = eventfd.into_raw_fd();
+        result.during("placing a queue's doorbell")
+    }
+
+    /// An edge-triggered interrupt line.
+    ///
+    /// # Errors
+    /// [`KvmError::Ioctl`].
+    pub fn edge_line(&self, gsi: u32) -> Result<Arc<dyn IrqLine>, KvmError> {
+        let eventfd = EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)
+            .map_err(|e| KvmError::Ioctl { what: "creating an eventfd", source: e.into() })?;
+        self.fd.register_irqfd(&eventfd, gsi).during("connecting an interrupt line")?;
+        Ok(Arc::new(EdgeLine(eventfd)))
+    }
+
+    /// A level-triggered interrupt line.
+    pub fn level_line(&self, gsi: u32) -> Arc<dyn IrqLine> {
+        Arc::new(LevelLine { fd: self.fd.clone(), gsi })
+    }
+}
+
+/// The doorbell's descriptor in the type that kvm-ioctls takes; not to be dropped.
+fn borrow(doorbell: &Doorbell) -> EventFd {
+    // SAFETY: the descriptor is open, since the doorbell holds it; the caller gives the wrapper up
+    // with `into_raw_fd`, so that it is closed once only.
+    unsafe { EventFd::from_raw_fd(doorbell.eventfd.as_raw_fd()) }
+}
+
+impl PowerOn {
+    fn read(fd: &VmFd) -> Result<PowerOn, KvmError> {
+        let mut irqchips = Vec::new();
+        for chip_id in [KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, KVM_IRQCHIP_IOAPIC] {
+            let mut chip = kvm_irqchip { chip_id, ..Default::default() };
+            fd.get_irqchip(&mut chip).during("reading an interrupt controller")?;
+            irqchips.push(chip);
+        }
+        let pit = fd.get_pit2().during("reading the interval timer")?;
+        Ok(PowerOn { irqchips, pit })
+    }
+}
+
+struct EdgeLine(EventFd);
+
+impl IrqLine for EdgeLine {
+    fn set(&self, level: bool) {
+        // An irqfd injects a whole edge. A counter that is full means that one is on its way.
+        if level {
+            let _ = self.0.write(1);
+        }
+    }
+}
+
+struct LevelLine {
+    fd: Arc<VmFd>,
+    gsi: u32,
+}
+
+impl IrqLine for LevelLine {
+    fn set(&self, level: bool) {
+        if let Err(error) = self.fd.set_irq_line(self.gsi, level) {
+            log::error!("interrupt line {}: {error}", self.gsi);
+        }
+    }
+}

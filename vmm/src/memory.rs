@@ -1,0 +1,131 @@
+//! Guest RAM: where it is in the guest's address space, and the host memory behind it.
+//!
+//! The host maps it anonymously, privately and without reserving swap, aligned so that a 2 MiB page
+//! of the host is a 2 MiB page of the guest: with huge pages on both sides, nested paging walks and
+//! faults are a fraction of what they are with small ones.
+
+#![allow(unsafe_code)] // mmap of guest RAM: the one place that owns it
+
+use std::ptr;
+use std::sync::Arc;
+
+use devices::mem::{GuestAddress, GuestMemory, GuestMemoryBackend, GuestMemoryRegion, GuestRam};
+use vm_memory::{GuestRegionMmap, MmapRegion};
+
+use crate::machine::layout;
+
+/// Guest and host pages are aligned to each other at this size.
+const HUGE_PAGE: usize = 2 << 20;
+
+/// Guest RAM could not be had.
+#[derive(Debug, thiserror::Error)]
+pub enum MemoryError {
+    /// The host refused the mapping.
+    #[error("cannot map {bytes} bytes of guest memory")]
+    Map {
+        /// How much was asked for.
+        bytes: u64,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The pieces do not make a memory map.
+    #[error("cannot lay out guest memory: {0}")]
+    Layout(String),
+}
+
+/// Splits `bytes` of RAM into what lies below the PCI window and what lies above 4 GiB, as
+/// (guest address, length).
+pub fn ranges(bytes: u64) -> Vec<(u64, u64)> {
+    let low = bytes.min(layout::LOW_RAM_END);
+    let mut ranges = vec![(0, low)];
+    if bytes > low {
+        ranges.push((layout::HIGH_RAM_START, bytes - low));
+    }
+    ranges
+}
+
+/// Maps `bytes` of guest RAM, a multiple of the page size.
+///
+/// # Errors
+/// [`MemoryError`].
+pub fn allocate(bytes: u64) -> Result<GuestMemory, MemoryError> {
+    let mut regions = Vec::new();
+    for (start, len) in ranges(bytes) {
+        let len = usize::try_from(len).map_err(|e| MemoryError::Layout(e.to_string()))?;
+        let mapping = map_aligned(len)?;
+        let region = GuestRegionMmap::new(mapping, GuestAddress(start))
+            .ok_or_else(|| MemoryError::Layout(format!("{len:#x} bytes at {start:#x} overflow")))?;
+        regions.push(region);
+    }
+    let ram = GuestRam::from_regions(regions).map_err(|e| MemoryError::Layout(e.to_string()))?;
+    Ok(Arc::new(ram))
+}
+
+/// An anonymous mapping of `len` bytes that starts on a huge page.
+fn map_aligned(len: usize) -> Result<MmapRegion, MemoryError> {
+    let error = || MemoryError::Map { bytes: len as u64, source: std::io::Error::last_os_error() };
+    let protection = libc::PROT_READ | libc::PROT_WRITE;
+    let flags = libc::MAP_ANONYMOUS | libc::MAP_PRIVATE | libc::MAP_NORESERVE;
+    let room = len.checked_add(HUGE_PAGE).ok_or_else(error)?;
+    // SAFETY: a new anonymous mapping at an address of the kernel's choice touches nothing else.
+    let start = unsafe { libc::mmap(ptr::null_mut(), room, protection, flags, -1, 0) };
+    if start == libc::MAP_FAILED {
+        return Err(error());
+    }
+    let head = start.align_offset(HUGE_PAGE);
+    // SAFETY: `head` is less than HUGE_PAGE, so head + len is inside the mapping; the pieces cut
+    // off before and after are ours, and nothing refers to them.
+    let base = unsafe {
+        let base = start.cast::<u8>().add(head);
+        if head > 0 {
+            libc::munmap(start, head);
+        }
+        libc::munmap(base.add(len).cast(), room - head - len);
+        // Small pages do as well, only slower: a refusal is no error.
+        libc::madvise(base.cast(), len, libc::MADV_HUGEPAGE);
+        // A core dump of this process is about the machine, not about what the guest keeps in RAM.
+        libc::madvise(base.cast(), len, libc::MADV_DONTDUMP);
+        base
+    };
+    // SAFETY: the range was mapped above with these flags, and is given away whole. Guest RAM lives
+    // as long as the machine's process: it is not unmapped while a vCPU or a device may use it.
+    let region = unsafe { MmapRegion::build_raw(base, len, protection, flags) };
+    region.map_err(|e| MemoryError::Layout(e.to_string()))
+}
+
+/// Every piece of RAM: guest address, length, and where the host has it.
+pub fn host_ranges(memory: &GuestMemory) -> Vec<(u64, u64, u64)> {
+    memory
+        .iter()
+        .map(|region| (region.start_addr().0, region.len(), region.as_ptr() as u64))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use vm_memory::Bytes;
+
+    use super::*;
+
+    #[test]
+    fn ram_is_split_around_the_pci_window() {
+        let gib = 1 << 30;
+        assert_eq!(ranges(gib), [(0, gib)]);
+        assert_eq!(ranges(2 * gib), [(0, 2 * gib)]);
+        assert_eq!(ranges(5 * gib), [(0, 2 * gib), (4 * gib, 3 * gib)]);
+    }
+
+    #[test]
+    fn ram_is_aligned_zero_and_writable_to_its_end() {
+        let memory = allocate(64 << 20).unwrap();
+        for (_, len, host) in host_ranges(&memory) {
+            assert_eq!((host % HUGE_PAGE as u64, len), (0, 64 << 20));
+        }
+        let last = GuestAddress((64 << 20) - 8);
+        assert_eq!(memory.read_obj::<u64>(last).unwrap(), 0);
+        memory.write_obj(0x1234u64, last).unwrap();
+        assert_eq!(memory.read_obj::<u64>(last).unwrap(), 0x1234);
+        assert!(memory.write_obj(0u64, GuestAddress((64 << 20) - 7)).is_err());
+    }
+}
