@@ -35,7 +35,7 @@ for name in raw overlay; do
     before=$(dd if=$(disk $name) bs=1M skip=32 2>/dev/null | sha256sum)
     for depth in 1 32; do
         # Each process has a region of its own, so that each knows what it must find.
-        fio --name=verify --filename=$(disk $name) --direct=1 --ioengine=libaio --iodepth=$depth \
+        fio --name=mix --filename=$(disk $name) --direct=1 --ioengine=libaio --iodepth=$depth \
             --numjobs=QUEUES --size=$((24 / QUEUES))m --offset_increment=$((24 / QUEUES))m \
             --rw=randrw --bsrange=4k-64k --fsync=32 --trim_percentage=10 --trim_backlog=32 \
             --verify=crc32c --verify_fatal=1 --verify_backlog=128 --randseed=$depth \
