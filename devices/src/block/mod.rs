@@ -12,6 +12,8 @@ use std::sync::Arc;
 
 use vm_memory::VolatileSlice;
 
+pub mod ring;
+
 /// What a disk is made of, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BlockInfo {

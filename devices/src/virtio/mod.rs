@@ -8,7 +8,9 @@ use std::sync::Arc;
 
 use crate::mem::GuestMemory;
 
+pub mod blk;
 pub mod buffers;
+pub mod net;
 pub mod pci;
 pub mod queue;
 pub mod rng;

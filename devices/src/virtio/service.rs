@@ -73,25 +73,27 @@ impl Service {
         F: FnOnce(&mut Virtqueue<'_>, &dyn Interrupt, &Event) -> Result<(), ServiceError>,
     {
         let Service { live, memory, features, interrupt, malformed } = self;
-        let failed = |error: &dyn std::error::Error| {
-            if FAILURES.allows() {
-                log::error!("{name}: {error}");
-            }
-            interrupt.needs_reset();
-        };
         match Virtqueue::new(live, &memory, features, &malformed) {
             Err((live, error)) => {
-                failed(&error);
+                report(name, &error.into(), &*interrupt);
                 live
             }
             Ok(mut queue) => {
                 if let Err(error) = body(&mut queue, &*interrupt, stop) {
-                    failed(&error);
+                    report(name, &error, &*interrupt);
                 }
                 queue.into_live()
             }
         }
     }
+}
+
+/// Says that thread `name` has failed: the device needs a reset.
+pub fn report(name: &str, error: &ServiceError, interrupt: &dyn Interrupt) {
+    if FAILURES.allows() {
+        log::error!("{name}: {error}");
+    }
+    interrupt.needs_reset();
 }
 
 /// Serves a queue whose chains are each dealt with at once: `handle` returns how many bytes it has

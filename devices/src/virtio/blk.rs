@@ -1,0 +1,203 @@
+//! A block device (VIRTIO 1.3 §5.2): requests ↔ [`BlockBackend`].
+//!
+//! Each queue has a thread. It runs one of two engines with the same behaviour: io_uring, which
+//! moves data between guest memory and files by itself, as many requests at once as there are; or
+//! plain calls to the backend, one after the other. Discards and write-zeroes are calls in both.
+//!
+//! Left out: lifetime, secure erase, zones, and a write cache that the driver can switch.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use super::service::{Service, stop_all};
+use super::{Activation, DeviceError, LiveQueue, VirtioDevice, read_config_bytes};
+use crate::block::BlockBackend;
+use crate::block::ring::Idle;
+use crate::worker::Worker;
+use config::{F_FLUSH, QUEUE_SIZE};
+use request::{Disk, ID_LEN};
+
+pub use request::Counters;
+
+pub mod config;
+mod request;
+mod sync;
+mod uring;
+
+#[cfg(test)]
+mod tests;
+
+const ID_BLOCK: u16 = 2;
+/// Mass storage, SCSI; what QEMU's device has.
+const CLASS: u32 = 0x01_00_00;
+/// More queues than this help nobody.
+pub const MAX_QUEUES: u16 = 64;
+
+/// How data is moved.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Engine {
+    /// io_uring where the kernel allows it, else calls.
+    #[default]
+    Auto,
+    /// io_uring.
+    IoUring,
+    /// Calls to the backend.
+    Sync,
+}
+
+/// The device cannot be made as asked.
+#[derive(Debug, thiserror::Error)]
+pub enum BlkError {
+    /// Its serial number does not fit.
+    #[error("disk serial number {0:?} is not 0 to {ID_LEN} printable ASCII characters")]
+    Serial(String),
+    /// Its number of queues is out of range.
+    #[error("{0} queues for a disk, but 1 to {MAX_QUEUES} are possible")]
+    Queues(u16),
+    /// The backend's block size or capacity is off the grid.
+    #[error("disk of {capacity} bytes in blocks of {logical_block}: not on a grid of 512 or 4096")]
+    Grid {
+        /// Size in bytes.
+        capacity: u64,
+        /// Logical block in bytes.
+        logical_block: u32,
+    },
+    /// io_uring was asked for by name.
+    #[error("the kernel does not allow io_uring here")]
+    IoUring(#[source] io::Error),
+}
+
+/// A block device.
+pub struct Blk {
+    disk: Disk,
+    queues: u16,
+    engine: Engine,
+    workers: Vec<Worker<LiveQueue>>,
+    malformed: Arc<AtomicU64>,
+}
+
+impl Blk {
+    /// A disk with the given serial number, 0 to 20 characters, and 1 to [`MAX_QUEUES`] queues.
+    ///
+    /// # Errors
+    /// See [`BlkError`].
+    pub fn new(
+        backend: Arc<dyn BlockBackend>,
+        serial: &str,
+        queues: u16,
+        engine: Engine,
+    ) -> Result<Blk, BlkError> {
+        if serial.len() > ID_LEN || !serial.bytes().all(|byte| (b' '..=b'~').contains(&byte)) {
+            return Err(BlkError::Serial(serial.to_owned()));
+        }
+        if !(1..=MAX_QUEUES).contains(&queues) {
+            return Err(BlkError::Queues(queues));
+        }
+        let info = backend.info();
+        let (capacity, logical_block) = (info.capacity, info.logical_block);
+        if !matches!(logical_block, 512 | 4096) || !capacity.is_multiple_of(logical_block.into()) {
+            return Err(BlkError::Grid { capacity, logical_block });
+        }
+        let engine = match (engine, Idle::new(uring::OPERATIONS)) {
+            (Engine::Sync, _) => Engine::Sync,
+            (_, Ok(_)) => Engine::IoUring,
+            (Engine::IoUring, Err(error)) => return Err(BlkError::IoUring(error)),
+            (Engine::Auto, Err(error)) => {
+                log::info!("no io_uring for disks ({error}), using calls");
+                Engine::Sync
+            }
+        };
+        let mut padded = [0; ID_LEN];
+        padded[..serial.len()].copy_from_slice(serial.as_bytes());
+        let disk = Disk {
+            backend,
+            serial: padded,
+            read_only: info.read_only,
+            write_through: false,
+            counters: Arc::default(),
+        };
+        Ok(Blk { disk, queues, engine, workers: vec![], malformed: Arc::default() })
+    }
+
+    /// The engine in use; never [`Engine::Auto`].
+    pub fn engine(&self) -> Engine {
+        self.engine
+    }
+
+    /// What was done so far.
+    pub fn counters(&self) -> Arc<Counters> {
+        self.disk.counters.clone()
+    }
+
+    /// Counts the chains refused as malformed.
+    pub fn malformed(&self) -> Arc<AtomicU64> {
+        self.malformed.clone()
+    }
+
+    fn spawn(&self, service: Service, disk: Disk) -> Result<Worker<LiveQueue>, DeviceError> {
+        let name = format!("blk{}", service.live.index);
+        if self.engine == Engine::Sync {
+            return service.spawn(&name, move |queue, interrupt, stop| {
+                sync::serve(&disk, queue, interrupt, stop)
+            });
+        }
+        let memory = service.memory.clone();
+        let idle = Idle::new(uring::OPERATIONS)
+            .map_err(|error| DeviceError(format!("io_uring for {name}: {error}")))?;
+        service.spawn(&name, move |queue, interrupt, stop| {
+            uring::serve(idle, memory, &disk, queue, interrupt, stop)
+        })
+    }
+}
+
+impl VirtioDevice for Blk {
+    fn id(&self) -> u16 {
+        ID_BLOCK
+    }
+
+    fn pci_class(&self) -> u32 {
+        CLASS
+    }
+
+    fn features(&self) -> u64 {
+        config::features(&self.disk.backend.info(), self.queues)
+    }
+
+    fn queue_sizes(&self) -> Vec<u16> {
+        vec![QUEUE_SIZE; self.queues.into()]
+    }
+
+    fn read_config(&self, offset: u64, data: &mut [u8]) {
+        let config = config::bytes(&self.disk.backend.info(), self.queues);
+        read_config_bytes(&config, offset, data);
+    }
+
+    fn write_config(&mut self, _: u64, _: &[u8]) {}
+
+    fn start(&mut self, activation: Activation) -> Result<(), DeviceError> {
+        let Activation { memory, features, queues, interrupt } = activation;
+        let disk = Disk { write_through: features & F_FLUSH == 0, ..self.disk.clone() };
+        for live in queues {
+            let service = Service {
+                live,
+                memory: memory.clone(),
+                features,
+                interrupt: interrupt.clone(),
+                malformed: self.malformed.clone(),
+            };
+            match self.spawn(service, disk.clone()) {
+                Ok(worker) => self.workers.push(worker),
+                Err(error) => {
+                    self.stop();
+                    return Err(error);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn stop(&mut self) -> Vec<LiveQueue> {
+        stop_all(&mut self.workers)
+    }
+}

@@ -1,0 +1,420 @@
+//! The io_uring engine: many requests at once, straight between guest memory and file.
+//!
+//! A request becomes a [`Slot`]. Its data is cut where [`BlockBackend::place`] says, and each
+//! extent is an operation of the ring; zeroes are filled in, and what only a call can do is called
+//! for, in this thread. Operations end in any order; with the last of a request its status is
+//! written. One `io_uring_enter` hands over a batch and sleeps until a kick, the stop event or a
+//! completion comes; one interrupt tells of a batch.
+//!
+//! A flush is started as soon as it is seen: it covers what was completed before, which the
+//! driver has been told of, and nothing else (VIRTIO 1.3 §5.2.6.2).
+
+use std::collections::VecDeque;
+use std::io;
+
+use vm_memory::VolatileSlice;
+
+use super::request::{Disk, Kind, Request, S_IOERR, S_OK, host_error};
+use crate::block::ring::{Completion, Direction, Extent, Idle, MAX_PIECES, Ring, Token};
+use crate::block::{Access, BlockError, FlushPlan, Placement};
+use crate::event::Event;
+use crate::mem::GuestMemory;
+use crate::virtio::Interrupt;
+use crate::virtio::queue::{Chain, Virtqueue};
+use crate::virtio::service::ServiceError;
+
+/// Operations in flight for one queue; requests beyond wait their turn.
+pub const OPERATIONS: u16 = 128;
+
+const EVENT_STOP: usize = 0;
+const ZEROES: [u8; 4096] = [0; 4096];
+
+/// Serves the queue until `stop`, and until nothing is in flight.
+///
+/// # Errors
+/// When the rings cannot be served. What was in flight has ended even then.
+pub fn serve(
+    idle: Idle,
+    memory: GuestMemory,
+    disk: &Disk,
+    queue: &mut Virtqueue<'_>,
+    interrupt: &dyn Interrupt,
+    stop: &Event,
+) -> Result<(), ServiceError> {
+    let ring = idle.enter(memory, vec![stop.clone(), queue.kick()])?;
+    Engine::new(disk, ring, usize::from(queue.size())).run(queue, interrupt)
+}
+
+/// A request that is being served.
+struct Slot<'m> {
+    chain: Chain<'m>,
+    request: Request<'m>,
+    /// Position of the data on the disk, in bytes.
+    offset: u64,
+    /// How much of the data has been placed, and where that is in the chain.
+    placed: Cursor,
+    /// Length of the data.
+    len: u64,
+    /// Operations in flight.
+    operations: u32,
+    /// Waits for room in the ring, in [`Engine::waiting`].
+    waits: bool,
+    phase: Phase,
+    status: u8,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Data,
+    /// A flush, be it the request itself or the end of a durable write.
+    Flush,
+    /// Only the end of what is in flight is awaited.
+    Last,
+}
+
+/// A place in a list of pieces.
+#[derive(Clone, Copy, Default)]
+struct Cursor {
+    /// From the start of the data, in bytes.
+    at: u64,
+    piece: usize,
+    within: usize,
+}
+
+struct Engine<'d, 'm> {
+    disk: &'d Disk,
+    ring: Ring<'m>,
+    slots: Vec<Option<Slot<'m>>>,
+    free: Vec<usize>,
+    waiting: VecDeque<usize>,
+    /// Requests whose status is written.
+    done: Vec<(Chain<'m>, u32)>,
+    /// Scratch for calls.
+    pieces: Vec<VolatileSlice<'m>>,
+    stopping: bool,
+}
+
+impl<'d, 'm> Engine<'d, 'm> {
+    fn new(disk: &'d Disk, ring: Ring<'m>, slots: usize) -> Engine<'d, 'm> {
+        Engine {
+            disk,
+            ring,
+            slots: (0..slots).map(|_| None).collect(),
+            free: (0..slots).rev().collect(),
+            waiting: VecDeque::new(),
+            done: Vec::with_capacity(slots),
+            pieces: Vec::new(),
+            stopping: false,
+        }
+    }
+
+    fn run(
+        mut self,
+        queue: &mut Virtqueue<'m>,
+        interrupt: &dyn Interrupt,
+    ) -> Result<(), ServiceError> {
+        loop {
+            self.reap();
+            let mut more = false;
+            if !self.stopping {
+                queue.disable_kicks()?;
+                self.accept(queue)?;
+            }
+            for (chain, written) in self.done.drain(..) {
+                queue.complete(chain, written)?;
+            }
+            if queue.publish()? {
+                interrupt.queue(queue.index());
+            }
+            if self.stopping && self.free.len() == self.slots.len() {
+                return Ok(());
+            }
+            // Without a free slot a kick would change nothing.
+            if !self.stopping && !self.free.is_empty() {
+                more = queue.enable_kicks()?;
+            }
+            if more { self.ring.submit()? } else { self.ring.wait()? }
+        }
+    }
+
+    /// Takes note of everything that has ended.
+    fn reap(&mut self) {
+        while let Some(completion) = self.ring.next_completion() {
+            match completion {
+                Completion::Event(event) => self.stopping |= event == EVENT_STOP,
+                Completion::Done { token, result } => self.operation_done(token, result),
+            }
+        }
+        for _ in 0..self.waiting.len() {
+            if !self.ring.has_room() {
+                break;
+            }
+            let Some(index) = self.waiting.pop_front() else { break };
+            self.with_slot(index, |engine, slot| {
+                slot.waits = false;
+                engine.advance(index, slot);
+            });
+        }
+    }
+
+    /// Takes new requests, as many as there are slots: no more than a ring's worth.
+    fn accept(&mut self, queue: &mut Virtqueue<'m>) -> Result<(), ServiceError> {
+        while let Some(&index) = self.free.last() {
+            let Some(mut chain) = queue.pop()? else { break };
+            let Some(request) = Request::parse(&mut chain) else {
+                queue.complete(chain, 0)?;
+                continue;
+            };
+            if let Some(slot) = self.begin(chain, request) {
+                self.free.pop();
+                self.slots[index] = Some(slot);
+                self.with_slot(index, |engine, slot| engine.advance(index, slot));
+            }
+        }
+        Ok(())
+    }
+
+    /// A slot for the request; `None` when it is done already.
+    fn begin(&mut self, mut chain: Chain<'m>, request: Request<'m>) -> Option<Slot<'m>> {
+        let (phase, data_len) = match request.kind {
+            Kind::In => (Phase::Data, chain.writable.len()),
+            Kind::Out => (Phase::Data, chain.readable.len()),
+            Kind::Flush => (Phase::Flush, 0),
+            Kind::Other(kind) => {
+                let (status, written) = self.disk.other(kind, &mut chain);
+                request.finish(status);
+                self.done.push((chain, used_len(written)));
+                return None;
+            }
+        };
+        let mut slot = Slot {
+            chain,
+            request,
+            offset: 0,
+            placed: Cursor::default(),
+            len: data_len as u64,
+            operations: 0,
+            waits: false,
+            phase,
+            status: S_OK,
+        };
+        if phase == Phase::Data {
+            match self.disk.locate(slot.request.kind, slot.request.sector, data_len) {
+                Ok(offset) => slot.offset = offset,
+                Err(status) => slot.fail(status),
+            }
+        }
+        Some(slot)
+    }
+
+    /// Lets `change` work on a slot, and completes it when it has nothing left to do.
+    fn with_slot(&mut self, index: usize, change: impl FnOnce(&mut Self, &mut Slot<'m>)) {
+        let Some(mut slot) = self.slots.get_mut(index).and_then(Option::take) else { return };
+        change(self, &mut slot);
+        if slot.waits || slot.operations > 0 || slot.phase != Phase::Last {
+            self.slots[index] = Some(slot);
+            return;
+        }
+        let kind = slot.request.kind;
+        if slot.status == S_OK {
+            self.disk.count(kind, slot.len as usize);
+        }
+        slot.request.finish(slot.status);
+        let written = if kind == Kind::In { slot.len as usize } else { 0 };
+        self.done.push((slot.chain, used_len(written)));
+        self.free.push(index);
+    }
+
+    /// Goes on with a request as far as the ring has room.
+    fn advance(&mut self, index: usize, slot: &mut Slot<'m>) {
+        while slot.phase == Phase::Data && slot.placed.at < slot.len {
+            if !self.ring.has_room() {
+                return self.wait_for_room(index, slot);
+            }
+            if let Err(error) = self.place(index, slot) {
+                slot.fail(self.disk.refuse(&error));
+            }
+        }
+        if slot.phase == Phase::Data && slot.operations == 0 {
+            let durable = slot.request.kind == Kind::Out && self.disk.write_through;
+            slot.phase = if durable { Phase::Flush } else { Phase::Last };
+        }
+        if slot.phase == Phase::Flush && slot.operations == 0 {
+            if !self.ring.has_room() {
+                return self.wait_for_room(index, slot);
+            }
+            slot.phase = Phase::Last;
+            if let Err(error) = self.flush(index, slot) {
+                slot.fail(self.disk.refuse(&error));
+            }
+        }
+    }
+
+    fn wait_for_room(&mut self, index: usize, slot: &mut Slot<'m>) {
+        slot.waits = true;
+        self.waiting.push_back(index);
+    }
+
+    /// Deals with the next extent of a request's data.
+    fn place(&mut self, index: usize, slot: &mut Slot<'m>) -> Result<(), BlockError> {
+        let at = slot.placed.at;
+        let (position, left) = (slot.offset + at, slot.len - at);
+        let (access, direction) = slot.direction();
+        self.pieces.clear();
+        match self.disk.backend.place(position, left, access)? {
+            Placement::File { file, offset, len, lease } => {
+                slot.take(len, &mut self.pieces)?;
+                let token = Token { slot: index, at, len: slot.placed.at - at };
+                let extent = Extent { file, offset, lease };
+                if !self.ring.transfer(token, direction, extent, self.pieces.iter().copied()) {
+                    return Err(BlockError::Io(io::ErrorKind::OutOfMemory.into()));
+                }
+                slot.operations += 1;
+                Ok(())
+            }
+            Placement::Zeroes { .. } if access == Access::Write => {
+                Err(BlockError::Corrupt("a write was placed on zeroes".into()))
+            }
+            Placement::Zeroes { len } => {
+                slot.take(len, &mut self.pieces)?;
+                self.pieces.iter().for_each(zero);
+                Ok(())
+            }
+            Placement::Call { len } => {
+                slot.take(len, &mut self.pieces)?;
+                self.call(access, position)
+            }
+        }
+    }
+
+    fn call(&mut self, access: Access, position: u64) -> Result<(), BlockError> {
+        match access {
+            Access::Read => self.disk.backend.read_at(&self.pieces, position),
+            Access::Write => self.disk.backend.write_at(&self.pieces, position),
+        }
+    }
+
+    fn flush(&mut self, index: usize, slot: &mut Slot<'m>) -> Result<(), BlockError> {
+        match self.disk.backend.plan_flush() {
+            FlushPlan::Done => Ok(()),
+            FlushPlan::Call => self.disk.backend.flush(),
+            FlushPlan::Sync(file) => {
+                if !self.ring.sync(Token { slot: index, at: 0, len: 0 }, file) {
+                    return self.disk.backend.flush();
+                }
+                slot.operations += 1;
+                Ok(())
+            }
+        }
+    }
+
+    fn operation_done(&mut self, token: Token, result: io::Result<()>) {
+        self.with_slot(token.slot, |engine, slot| {
+            slot.operations = slot.operations.saturating_sub(1);
+            if let Err(error) = result
+                && let Err(error) = engine.repeat(slot, token, error)
+            {
+                slot.fail(engine.disk.refuse(&error));
+            }
+            if !slot.waits {
+                engine.advance(token.slot, slot);
+            }
+        });
+    }
+
+    /// What the kernel would not do with these buffers (a file opened with O_DIRECT wants them
+    /// aligned), the backend may.
+    fn repeat(
+        &mut self,
+        slot: &mut Slot<'m>,
+        token: Token,
+        error: io::Error,
+    ) -> Result<(), BlockError> {
+        let refused = matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EOPNOTSUPP));
+        if !refused || slot.phase != Phase::Data || slot.status != S_OK {
+            return Err(host_error(error));
+        }
+        let mut cursor = Cursor::default();
+        cursor.advance(slot.data(), token.at, usize::MAX, |_| ());
+        self.pieces.clear();
+        cursor.advance(slot.data(), token.len, usize::MAX, |piece| self.pieces.push(piece));
+        self.call(slot.direction().0, slot.offset + token.at)
+    }
+}
+
+impl<'m> Slot<'m> {
+    /// Whatever comes now, the request has failed: the first reason counts.
+    fn fail(&mut self, status: u8) {
+        if self.status == S_OK {
+            self.status = status.max(S_IOERR);
+        }
+        self.phase = Phase::Last;
+    }
+
+    fn direction(&self) -> (Access, Direction) {
+        match self.request.kind {
+            Kind::In => (Access::Read, Direction::Read),
+            _ => (Access::Write, Direction::Write),
+        }
+    }
+
+    fn data(&self) -> &[VolatileSlice<'m>] {
+        match self.request.kind {
+            Kind::In => self.chain.writable.pieces(),
+            _ => self.chain.readable.pieces(),
+        }
+    }
+
+    /// Takes at most `len` further bytes of the data, and at most [`MAX_PIECES`] pieces.
+    ///
+    /// # Errors
+    /// When nothing comes of it: a placement of no length would be asked for forever.
+    fn take(&mut self, len: u64, pieces: &mut Vec<VolatileSlice<'m>>) -> Result<(), BlockError> {
+        let mut cursor = self.placed;
+        cursor.advance(self.data(), len, MAX_PIECES, |piece| pieces.push(piece));
+        if cursor.at == self.placed.at {
+            return Err(BlockError::Corrupt("a placement of no length".into()));
+        }
+        self.placed = cursor;
+        Ok(())
+    }
+}
+
+impl Cursor {
+    /// Passes over at most `len` bytes in at most `count` pieces, and shows them to `each`.
+    fn advance<'m>(
+        &mut self,
+        pieces: &[VolatileSlice<'m>],
+        mut len: u64,
+        count: usize,
+        mut each: impl FnMut(VolatileSlice<'m>),
+    ) {
+        for _ in 0..count {
+            let Some(piece) = pieces.get(self.piece).filter(|_| len > 0) else { return };
+            let left = piece.len().saturating_sub(self.within);
+            let some = left.min(usize::try_from(len).unwrap_or(usize::MAX));
+            let Ok(part) = piece.subslice(self.within, some) else { return };
+            each(part);
+            len -= some as u64;
+            self.at += some as u64;
+            self.within += some;
+            if self.within == piece.len() {
+                (self.piece, self.within) = (self.piece + 1, 0);
+            }
+        }
+    }
+}
+
+fn zero(piece: &VolatileSlice<'_>) {
+    let mut at = 0;
+    while let Some(rest) = piece.offset(at).ok().filter(|rest| !rest.is_empty()) {
+        let len = rest.len().min(ZEROES.len());
+        rest.copy_from(&ZEROES[..len]);
+        at += len;
+    }
+}
+
+/// What the used ring says: data, and the status byte.
+fn used_len(data: usize) -> u32 {
+    u32::try_from(data).unwrap_or(u32::MAX).saturating_add(1)
+}
