@@ -17,6 +17,7 @@ const UNSAFE_FILES: &[&str] = &[
     "devices/src/block/ring.rs",
     "devices/src/event.rs",
     "devices/src/net/tap.rs",
+    "devices/src/net/tap/",
     "vmm/src/kvm/",
     "vmm/src/memory.rs",
 ];
@@ -129,7 +130,8 @@ fn files_are_short_enough_to_read() {
     for (path, text) in sources() {
         let whole = text.lines().count();
         let code = text.lines().take_while(|line| !line.starts_with("mod tests {")).count();
-        if whole > LONGEST || code > LONGEST_WITHOUT_TESTS {
+        let is_test = path.ends_with("tests.rs") || path.contains("/tests/");
+        if whole > LONGEST || (code > LONGEST_WITHOUT_TESTS && !is_test) {
             complaints.push(format!("{path}: {code} lines, {whole} with its tests"));
         }
     }
