@@ -17,5 +17,5 @@ fuzz_target!(|data: &[u8]| {
         return;
     };
     let policy = BootPolicy { memory_bytes: 64 << 20, timeout: Duration::from_secs(10) };
-    let _ = choose(&Arc::clone(&opened.disk), policy);
+    let _ = choose(&Arc::clone(&opened.disk), &policy);
 });
