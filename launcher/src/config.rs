@@ -3,10 +3,12 @@
 //! Nothing is created or changed here: files are looked at, and a mistake ends the run with one
 //! sentence that names the setting as the user wrote it, its value, and the fix.
 
+mod disks;
 mod layers;
 mod value;
 
 use std::fs::{self, File};
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -17,7 +19,7 @@ use crate::host::Host;
 use crate::logging::LogForm;
 use crate::units;
 pub use layers::{Given, Layers, Origin, read_file};
-pub use value::{Digest, Disk, Format, Net, show_mac};
+pub use value::{Digest, Disk, Format, Net, digest as parse_digest, mac as parse_mac, show_mac};
 
 const MIB: u64 = 1 << 20;
 const DEFAULT_CPUS: u32 = 1;
@@ -30,9 +32,6 @@ const TERMINATION_LOG: &str = "dev/termination-log";
 /// The machine's smallest memory, and the unit it comes in: large pages of 2 MiB.
 const MIN_MEMORY: u64 = 32 * MIB;
 const MEMORY_UNIT: u64 = 2 * MIB;
-/// qcow2 and raw files beyond this are a typing error, and far beyond what filesystems hold.
-const MAX_DISK_SIZE: u64 = 1 << 50;
-const MAX_DISKS: usize = 24;
 
 /// A mistake in flags, environment or configuration: nothing has been touched.
 #[derive(Debug, thiserror::Error)]
@@ -210,7 +209,7 @@ pub fn plan(layers: &Layers, host: &Host) -> Result<Plan, ConfigError> {
         .map_or(DEFAULT_CPUS, |cpus| u32::try_from(cpus).unwrap_or(MAX_CPUS));
     let image_dir = image_dir(layers, host)?;
     let boot = boot(layers)?;
-    let root = root(layers, host, &image_dir, &boot, &mut warnings)?;
+    let root = disks::root(layers, host, &image_dir, &boot, &mut warnings)?;
     let net = parse(layers, args::NET, value::net)?.unwrap_or(Net::None);
     let mac = parse(layers, args::MAC, value::mac)?;
     let mtu = parse(layers, args::MTU, |text| value::number(text, 68, 65_535))?;
@@ -225,7 +224,7 @@ pub fn plan(layers: &Layers, host: &Host) -> Result<Plan, ConfigError> {
         name,
         cpus,
         memory_bytes: memory(layers, host)?,
-        disks: disks(layers, host)?,
+        disks: disks::further(layers, host)?,
         root,
         image_dir,
         boot,
@@ -323,10 +322,6 @@ fn memory(layers: &Layers, host: &Host) -> Result<u64, ConfigError> {
     if bytes < MIN_MEMORY {
         return Err(given.error("is too little for a machine", "give at least 32M"));
     }
-    if !bytes.is_multiple_of(MEMORY_UNIT) {
-        let near = units::show(bytes - bytes % MEMORY_UNIT);
-        return Err(given.error("is not a multiple of 2 MiB", format!("give {near}, for example")));
-    }
     if let Some(limit) = host.memory
         && bytes > limit.bytes
     {
@@ -339,6 +334,10 @@ fn memory(layers: &Layers, host: &Host) -> Result<u64, ConfigError> {
             format_args!("is {asked} MiB, more than the {have} MiB {whose}"),
             format_args!("give less{more}"),
         ));
+    }
+    if !bytes.is_multiple_of(MEMORY_UNIT) {
+        let near = units::show(bytes - bytes % MEMORY_UNIT);
+        return Err(given.error("is not a multiple of 2 MiB", format!("give {near}, for example")));
     }
     Ok(bytes)
 }
@@ -392,133 +391,28 @@ fn boot(layers: &Layers) -> Result<Boot, ConfigError> {
     }
 }
 
-fn root(
-    layers: &Layers,
-    host: &Host,
-    image_dir: &Path,
-    boot: &Boot,
-    warnings: &mut Vec<String>,
-) -> Result<Root, ConfigError> {
-    let queues =
-        parse(layers, args::DISK_QUEUES, |text| value::number(text, 1, value::MAX_QUEUES))?
-            .and_then(|queues| u16::try_from(queues).ok())
-            .unwrap_or(0);
-    let engine = parse(layers, args::DISK_ENGINE, value::engine)?.unwrap_or_default();
-    let image = RootImage {
-        base: PathBuf::new(),
-        format: parse(layers, args::IMAGE_FORMAT, value::format)?,
-        digest: parse(layers, args::IMAGE_SHA256, value::digest)?,
-        size: disk_size(layers)?,
-        queues,
-        engine,
-    };
-    let image_name = parse(layers, args::IMAGE_NAME, value::file_name)?;
-    let source = layers.get(args::IMAGE_SOURCE);
-
-    let device = host.root.join("dev/vm/root");
-    if host.in_container && device.exists() {
-        let of_image = [args::IMAGE_SOURCE, args::IMAGE_NAME, args::DISK_SIZE, args::IMAGE_SHA256];
-        for given in of_image.into_iter().filter_map(|field| layers.get(field)) {
-            warnings.push(format!(
-                "{}: `{}` is not used, since {} is the root disk",
-                given.origin,
-                given.value,
-                device.display()
-            ));
-        }
-        return Ok(Root::Device(Disk { queues, engine, ..Disk::new(device, Format::Raw) }));
+/// Opens `path` and closes it again, to see that it can be. Nothing but files and block devices is
+/// opened: a FIFO would wait for its writer.
+fn look(path: &Path, write: bool) -> Result<(), String> {
+    let kind = fs::metadata(path).map_err(|error| error.to_string())?.file_type();
+    if kind.is_dir() {
+        return Err("it is a directory".to_owned());
     }
-    let base = match (source, image_name) {
-        (Some(given), name) => {
-            if name.is_some() && !is_url(&given.value) {
-                warnings.push(format!(
-                    "--image-name is not used: {} is a local image, and is used where it is",
-                    given.value
-                ));
-            }
-            local_image(&given)?
-        }
-        (None, Some(name)) => {
-            let given = Given {
-                value: image_dir.join(name).display().to_string(),
-                origin: layers.get(args::IMAGE_NAME).map_or(Origin::Found, |given| given.origin),
-            };
-            local_image(&given)?
-        }
-        (None, None) if matches!(boot, Boot::Kernel { .. }) => {
-            let of_image = [
-                args::DISK_SIZE,
-                args::IMAGE_FORMAT,
-                args::IMAGE_SHA256,
-                args::DISK_QUEUES,
-                args::DISK_ENGINE,
-            ];
-            if let Some(given) = of_image.into_iter().find_map(|field| layers.get(field)) {
-                return Err(
-                    given.error("has no root disk to apply to", "name an image, or drop it")
-                );
-            }
-            return Ok(Root::None);
-        }
-        (None, None) => {
-            return Err(ConfigError::Together(
-                "no image to boot; name a qcow2 or raw image: berth run IMAGE".to_owned(),
-            ));
-        }
-    };
-    Ok(Root::Image(RootImage { base, ..image }))
-}
-
-fn disk_size(layers: &Layers) -> Result<Option<u64>, ConfigError> {
-    let Some(given) = layers.get(args::DISK_SIZE) else { return Ok(None) };
-    let fix = "write a whole number with a unit, such as 10G";
-    let size = units::size(&given.value, None).map_err(|problem| given.error(problem, fix))?;
-    if size == 0 || size > MAX_DISK_SIZE {
-        return Err(given.error("is no size for a disk", "give between 1M and 1024T"));
+    if !kind.is_file() && !kind.is_block_device() {
+        return Err("it is neither a file nor a block device".to_owned());
     }
-    Ok(Some(size))
-}
-
-fn is_url(text: &str) -> bool {
-    text.split_once("://").is_some_and(|(scheme, _)| {
-        !scheme.is_empty()
-            && scheme.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b))
-    })
-}
-
-/// The base, which has to be a local file.
-fn local_image(given: &Given) -> Result<PathBuf, ConfigError> {
-    if is_url(&given.value) {
-        return Err(given.error(
-            "is a URL, and fetching images is not built yet",
-            "download it and give the path of the file",
-        ));
-    }
-    let path = PathBuf::from(&given.value);
-    let looked = File::open(&path).and_then(|file| file.metadata());
-    match looked {
-        Ok(meta) if meta.is_dir() => {
-            Err(given.error("is a directory", "name the image file in it"))
-        }
-        Ok(_) => Ok(path),
-        Err(error) => Err(given.error(
-            format_args!("cannot be opened: {error}"),
-            "name a qcow2 or raw image that this user can read",
-        )),
-    }
+    let opened = File::options().read(true).write(write).open(path);
+    opened.map(drop).map_err(|error| error.to_string())
 }
 
 /// A file named by `field`, which has to be there and readable.
 fn readable(layers: &Layers, field: Field) -> Result<Option<PathBuf>, ConfigError> {
     let Some(given) = layers.get(field) else { return Ok(None) };
     let path = PathBuf::from(given.value);
-    let looked = File::open(&path).and_then(|file| file.metadata());
-    let reason = match looked {
-        Ok(meta) if meta.is_dir() => "it is a directory".to_owned(),
-        Ok(_) => return Ok(Some(path)),
-        Err(error) => error.to_string(),
-    };
-    Err(ConfigError::Unreadable { origin: given.origin, path, reason })
+    match look(&path, false) {
+        Ok(()) => Ok(Some(path)),
+        Err(reason) => Err(ConfigError::Unreadable { origin: given.origin, path, reason }),
+    }
 }
 
 /// A file for the config drive: as named, else where the container has it.
@@ -536,70 +430,6 @@ fn cloud_file(layers: &Layers, host: &Host, field: Field) -> Result<Option<PathB
         Err(error) => {
             let reason = error.to_string();
             Err(ConfigError::Unreadable { origin: Origin::Found, path, reason })
-        }
-    }
-}
-
-/// Further disks: `/volumes/**/*.img`, `/dev/vm/disk*`, then those asked for.
-fn disks(layers: &Layers, host: &Host) -> Result<Vec<Disk>, ConfigError> {
-    let mut disks = Vec::new();
-    if host.in_container {
-        let found = found_disks(&host.root);
-        disks.extend(found.into_iter().map(|path| Disk::new(path, Format::Raw)));
-    }
-    for given in layers.disks() {
-        let disk = value::disk(&given.value).map_err(|(problem, fix)| given.error(problem, fix))?;
-        let opened = File::options().read(true).write(!disk.read_only).open(&disk.path);
-        match opened.and_then(|file| file.metadata()) {
-            Ok(meta) if meta.is_dir() => {
-                return Err(given.error("is a directory", "name a disk image"));
-            }
-            Ok(_) => disks.push(disk),
-            Err(error) => {
-                let fix = "name a disk image that this user can read and write, or add ,ro";
-                return Err(given.error(format_args!("cannot be opened: {error}"), fix));
-            }
-        }
-    }
-    if disks.len() > MAX_DISKS {
-        return Err(ConfigError::Together(format!(
-            "{} further disks are too many; a machine has room for {MAX_DISKS}",
-            disks.len()
-        )));
-    }
-    Ok(disks)
-}
-
-/// The disks a container's volumes bring along, sorted.
-fn found_disks(root: &Path) -> Vec<PathBuf> {
-    let mut images = Vec::new();
-    collect_images(&root.join("volumes"), 8, &mut images);
-    images.sort();
-    let mut devices = list(&root.join("dev/vm"));
-    devices.retain(|path| {
-        path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"disk"))
-    });
-    devices.sort();
-    images.extend(devices);
-    images
-}
-
-fn list(dir: &Path) -> Vec<PathBuf> {
-    let Ok(entries) = fs::read_dir(dir) else { return Vec::new() };
-    // A directory of another kind of volume may be huge.
-    entries.take(4096).flatten().map(|entry| entry.path()).collect()
-}
-
-fn collect_images(dir: &Path, depth: u32, into: &mut Vec<PathBuf>) {
-    for path in list(dir) {
-        if into.len() > MAX_DISKS {
-            return;
-        }
-        let Ok(meta) = path.symlink_metadata() else { continue };
-        if meta.is_dir() && depth > 0 {
-            collect_images(&path, depth - 1, into);
-        } else if path.extension().is_some_and(|ext| ext == "img") && path.is_file() {
-            into.push(path);
         }
     }
 }

@@ -61,7 +61,7 @@ impl SerialConsole {
 
     /// Bytes that found no room.
     pub fn dropped(&self) -> u64 {
-        self.out.as_ref().map_or(0, Spool::dropped)
+        self.out.as_ref().map_or(0, Spool::lost)
     }
 
     /// Writes out what is left, waiting at most `patience`.

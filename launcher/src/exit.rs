@@ -152,7 +152,7 @@ mod tests {
         assert!(text.starts_with("why\nlast lines of the serial console:\nline "));
         assert!(text.ends_with("line 998\nline 999\n"));
         let long = "ä".repeat(REPORT_BYTES);
-        assert!(report_text(&long, &[long.clone()]).len() <= REPORT_BYTES);
+        assert!(report_text(&long, std::slice::from_ref(&long)).len() <= REPORT_BYTES);
     }
 
     #[test]

@@ -17,6 +17,7 @@ pub trait Control: Send + Sync {
 
 /// How a machine has ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(not(test), expect(dead_code, reason = "start_machine makes them"))]
 pub enum MachineEnd {
     /// The guest powered off.
     PoweredOff,

@@ -1,5 +1,9 @@
-//! `berth`: runs one virtual machine per pod.
-#![allow(dead_code)]
+//! `berth`: runs one virtual machine from a stock cloud image.
+//!
+//! [`args`] holds what was typed, [`config`] makes a plan of it, [`run`] tells the story:
+//! [`image`] and [`config_drive`] prepare the disks, [`net`] the network, [`machine`] is started,
+//! [`console`] and [`terminal`] join it to the user, [`shutdown`] ends it, [`exit`] says how it
+//! ended.
 
 mod args;
 mod config;
@@ -7,12 +11,24 @@ mod config_drive;
 mod console;
 mod exit;
 mod host;
+mod image;
 mod logging;
 mod machine;
+mod net;
+mod run;
 mod shutdown;
 mod signals;
 mod spool;
 mod terminal;
 mod units;
 
-fn main() {}
+use std::process::ExitCode;
+
+use args::{Cli, Command};
+use clap::Parser;
+
+fn main() -> ExitCode {
+    match Cli::parse().command {
+        Command::Run(args) => ExitCode::from(run::run(&args)),
+    }
+}

@@ -16,7 +16,7 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
-use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::signalfd::{SfdFlags, SignalFd, siginfo};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, getpid, pipe2};
 
@@ -53,6 +53,24 @@ impl Signals {
         Ok(Self { fd, reap })
     }
 
+    /// Whether a signal has asked for a shutdown; for the time before [`watch`](Self::watch).
+    pub fn asked(&self) -> bool {
+        self.fd.read_signal().ok().flatten().is_some_and(|info| self.meaning(&info).is_some())
+    }
+
+    /// What a signal means: a request for a shutdown, or nothing more.
+    fn meaning(&self, info: &siginfo) -> Option<Signal> {
+        match Signal::try_from(i32::try_from(info.ssi_signo).ok()?).ok()? {
+            Signal::SIGCHLD => {
+                if self.reap {
+                    reap();
+                }
+                None
+            }
+            signal => Some(signal),
+        }
+    }
+
     /// Calls `asked` for each signal that asks for a shutdown, until the watch is dropped.
     ///
     /// # Errors
@@ -83,11 +101,8 @@ impl Signals {
                 return Ok(());
             }
             while let Some(info) = self.fd.read_signal()? {
-                let number = i32::try_from(info.ssi_signo).unwrap_or(0);
-                match Signal::try_from(number) {
-                    Ok(Signal::SIGCHLD) if self.reap => reap(),
-                    Ok(signal) => asked(signal),
-                    Err(_) => {}
+                if let Some(signal) = self.meaning(&info) {
+                    asked(signal);
                 }
             }
         }

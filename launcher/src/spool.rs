@@ -44,7 +44,7 @@ struct State {
     closed: bool,
     /// Not yet told by a notice.
     dropped: u64,
-    dropped_total: u64,
+    lost: u64,
 }
 
 impl Spool {
@@ -76,7 +76,7 @@ impl Spool {
         if state.closed || notice.len().saturating_add(bytes.len()) > room {
             let count = bytes.len() as u64;
             state.dropped = state.dropped.saturating_add(count);
-            state.dropped_total = state.dropped_total.saturating_add(count);
+            state.lost = state.lost.saturating_add(count);
             return false;
         }
         state.bytes.extend(notice.as_bytes());
@@ -88,8 +88,8 @@ impl Spool {
     }
 
     /// Bytes dropped since the start.
-    pub fn dropped(&self) -> u64 {
-        self.shared.lock().dropped_total
+    pub fn lost(&self) -> u64 {
+        self.shared.lock().lost
     }
 
     /// Waits until everything is written, at most `patience`, and closes the spool. A thread that
@@ -235,7 +235,7 @@ pub(crate) mod tests {
             dropped += if spool.push(&line) { 0 } else { line.len() as u64 };
         }
         assert!(start.elapsed() < LONG, "pushing must not wait for the reader");
-        assert!(dropped > 0 && spool.dropped() == dropped);
+        assert!(dropped > 0 && spool.lost() == dropped);
         assert!(!spool.finish(Duration::from_millis(50)), "the pipe is full");
 
         // The reader wakes up: what was kept is there, and the notice where the rest is missing.

@@ -27,6 +27,10 @@ const ESCAPE: u8 = 0x1d;
 pub const GREETING: &str =
     "serial console of the guest; Ctrl-] then q presses the power button, Ctrl-] then ? helps";
 
+/// What is said when help is wished for.
+pub const HELP: &str = "Ctrl-] then q: power button, a second time stops at once; Ctrl-] twice: \
+                        one Ctrl-] for the guest; everything else is the guest's";
+
 /// What a terminal was like before raw mode. One for a process: there is one terminal.
 static SAVED: Mutex<Option<(OwnedFd, Termios)>> = Mutex::new(None);
 
@@ -113,10 +117,13 @@ pub struct Input {
     thread: Option<JoinHandle<()>>,
 }
 
+/// Takes bytes for the guest; answers how many.
+pub type Sink = Box<dyn Fn(&[u8]) -> usize + Send>;
+
 /// Where input goes, and what the thread may do besides.
 pub struct InputTo {
     /// Hands bytes to the UART; answers how many it took.
-    pub guest: Box<dyn Fn(&[u8]) -> usize + Send>,
+    pub guest: Sink,
     /// Called with what the user wishes of Berth.
     pub wish: Box<dyn Fn(Wish) + Send>,
     /// Whether the escape is looked for: on a terminal, not in a pipe.
@@ -250,7 +257,7 @@ mod tests {
                 }
                 taken
             }),
-            wish: Box::new(move |wish| drop(wish_in.send(wish))),
+            wish: Box::new(move |wish| wish_in.send(wish).unwrap_or_default()),
             escape,
         };
         (write, Input::start(read, to).unwrap(), bytes, wishes)

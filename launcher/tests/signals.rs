@@ -21,6 +21,7 @@ fn main() {
     println!();
     run("signals_arrive_as_events", signals_arrive_as_events);
     run("nohup_is_respected", nohup_is_respected);
+    run("an_early_signal_is_seen", an_early_signal_is_seen);
     println!();
 }
 
@@ -31,6 +32,14 @@ fn run(name: &str, test: fn()) {
 
 fn child() {
     let signals = Signals::block().unwrap();
+    if std::env::var_os("EARLY").is_some() {
+        assert!(!signals.asked());
+        println!("ready");
+        while !signals.asked() {
+            std::thread::yield_now();
+        }
+        return println!("asked");
+    }
     let (tell, told) = channel();
     let watch = signals.watch(move |signal| tell.send(signal).unwrap()).unwrap();
     println!("ready");
@@ -79,5 +88,13 @@ fn nohup_is_respected() {
     send(&child, Signal::SIGTERM);
     assert_eq!(lines.next().as_deref(), Some("got SIGTERM"));
     assert_eq!(lines.next(), None);
+    assert!(child.wait().unwrap().success());
+}
+
+fn an_early_signal_is_seen() {
+    let (mut child, mut lines) = start("EARLY=1; export EARLY;");
+    assert_eq!(lines.next().as_deref(), Some("ready"));
+    send(&child, Signal::SIGTERM);
+    assert_eq!(lines.next().as_deref(), Some("asked"));
     assert!(child.wait().unwrap().success());
 }

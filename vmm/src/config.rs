@@ -64,16 +64,7 @@ pub struct DiskConfig {
 }
 
 /// How data is moved between guest memory and files.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum DiskEngine {
-    /// io_uring where the kernel allows it, else calls.
-    #[default]
-    Auto,
-    /// io_uring; an error where the kernel refuses it.
-    IoUring,
-    /// Positioned reads and writes, one after the other.
-    Sync,
-}
+pub use devices::virtio::blk::Engine as DiskEngine;
 
 /// A virtio-net device.
 pub struct NicConfig {

@@ -5,10 +5,31 @@
 //! so that the caller may do the transfer itself, many at once, straight between guest memory and
 //! file. Metadata never changes behind a placement: what needs a change (a cluster to allocate, to
 //! copy, to inflate) says [`Placement::Call`].
+//!
+//! [`open`] is the way in: it takes a file somebody else has opened, and asks a
+//! [`BackingResolver`] for every file that one refers to. Nothing here opens a path. The files in
+//! reading order: `chain.rs`, `raw.rs`, `qcow2/mod.rs`.
+
+mod buffers;
+mod chain;
+mod fault;
+mod file_io;
+mod lock;
+pub mod qcow2;
+mod raw;
+#[cfg(test)]
+mod recorder;
 
 use std::any::Any;
 use std::fs::File;
 use std::sync::Arc;
+
+pub use chain::{
+    BackingFile, BackingResolver, Layer, NoBacking, OpenImage, OpenOptions, ResolveError, open,
+};
+pub use fault::{Fault, ImageFormat, OpenError};
+pub use lock::{Claim, Holder, lock};
+pub use raw::{Raw, Window};
 
 use vm_memory::VolatileSlice;
 
@@ -29,6 +50,22 @@ pub struct BlockInfo {
     pub discard_granularity: u32,
     /// Writes are refused.
     pub read_only: bool,
+}
+
+impl BlockInfo {
+    /// Whether a range lies on the disk and on its grid.
+    ///
+    /// # Errors
+    /// [`BlockError::Range`] if not.
+    pub fn check(&self, offset: u64, len: u64) -> Result<(), BlockError> {
+        let grid = u64::from(self.logical_block);
+        let inside = offset.checked_add(len).is_some_and(|end| end <= self.capacity);
+        if inside && offset.is_multiple_of(grid) && len.is_multiple_of(grid) {
+            Ok(())
+        } else {
+            Err(BlockError::Range { offset, len })
+        }
+    }
 }
 
 /// Why an operation failed. The guest's status byte is derived from it.

@@ -59,6 +59,8 @@ struct State {
     control: u16,
     gpe_status: [u8; 8],
     gpe_enable: [u8; 8],
+    /// The button was pressed while the guest did not listen for it.
+    unheard: bool,
 }
 
 impl PowerManagement {
@@ -68,12 +70,13 @@ impl PowerManagement {
     }
 
     /// Presses the power button. Answers whether the guest listens for it now; if not yet, it will
-    /// see the press when it does.
+    /// see the press when it does, even if it clears the status before, as kernels do.
     pub fn press_power_button(&self) -> bool {
         let mut state = self.lock();
         state.status |= POWER_BUTTON;
+        state.unheard = state.enable & POWER_BUTTON == 0;
         self.drive(&state);
-        state.enable & POWER_BUTTON != 0
+        !state.unheard
     }
 
     /// Back to the state after power-on.
@@ -126,6 +129,10 @@ impl Region for PowerManagement {
                 PM1_STS..PM1_EN => state.status &= !(shifted(PM1_STS) & STATUS_BITS),
                 PM1_EN..PM1_CNT => {
                     state.enable = (state.enable & mask(PM1_EN) | shifted(PM1_EN)) & ENABLE_BITS;
+                    if state.unheard && state.enable & POWER_BUTTON != 0 {
+                        state.unheard = false;
+                        state.status |= POWER_BUTTON;
+                    }
                 }
                 PM1_CNT..0x06 => {
                     let control = state.control & mask(PM1_CNT) | shifted(PM1_CNT);
@@ -181,6 +188,19 @@ mod tests {
         assert!(pm.press_power_button());
         pm.reset();
         assert!(!level(&line));
+    }
+
+    #[test]
+    fn a_press_that_nobody_heard_is_heard_later() {
+        let (pm, line) = block(Duration::ZERO);
+        assert!(!pm.press_power_button());
+        pm.write(0, &0xffffu16.to_le_bytes());
+        assert_eq!(word(&pm, 0), 0, "kernels clear all status bits first");
+        pm.write(PM1_EN as u64, &POWER_BUTTON.to_le_bytes());
+        assert!(level(&line));
+        pm.write(0, &POWER_BUTTON.to_le_bytes());
+        pm.write(PM1_EN as u64, &POWER_BUTTON.to_le_bytes());
+        assert!(!level(&line), "once");
     }
 
     #[test]

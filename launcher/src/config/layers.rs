@@ -128,8 +128,22 @@ fn parse(text: &str) -> Result<Settings, String> {
     // A snippet would spread the sentence over several lines.
     let options = serde_saphyr::options! { with_snippet: false };
     serde_saphyr::from_str_with_options(text, options).map_err(|error| {
-        let text = error.without_snippet().to_string();
-        text.split_whitespace().collect::<Vec<_>>().join(" ")
+        let told = error.without_snippet().to_string();
+        // The list of all keys is what --help is for.
+        let told = match (told.split_once(", expected one of"), told.rsplit_once(" at line ")) {
+            (Some((what, _)), Some((_, place))) => format!("{what} at line {place}"),
+            _ => told,
+        };
+        let told = told.split_whitespace().collect::<Vec<_>>().join(" ");
+        let line = error.location().map_or(0, |location| location.line());
+        let source = usize::try_from(line).ok().and_then(|n| text.lines().nth(n.checked_sub(1)?));
+        match source.map(str::trim).filter(|source| !source.is_empty()) {
+            Some(source) => {
+                let shown: String = source.chars().filter(|c| !c.is_control()).take(60).collect();
+                format!("`{shown}`: {told}")
+            }
+            None => told,
+        }
     })
 }
 
@@ -156,12 +170,12 @@ mod tests {
     #[test]
     fn a_wrong_file_is_refused_with_the_key() {
         for (text, part) in [
-            ("memroy: 2G\n", "memroy"),
+            ("memroy: 2G\n", "`memroy: 2G`: unknown field `memroy` at line 1"),
             ("cpus: 1\ncpus: 2\n", "cpus"),
             ("- a\n", ""),
             ("just text\n", ""),
-            ("cpus: [1, 2]\n", ""),
-            ("disk: {a: b}\n", ""),
+            ("name: a\ncpus: [1, 2]\n", "`cpus: [1, 2]`: expected string"),
+            ("disk: {a: b}\n", "`disk: {a: b}`: "),
             ("cpus: \"unended\n", ""),
         ] {
             let error = parse(text).unwrap_err();

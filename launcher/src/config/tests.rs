@@ -265,7 +265,10 @@ fn every_mistake_is_one_sentence() {
             &["@none.img"],
             "IMAGE: `@none.img` cannot be opened: No such file or directory (os error 2); name a qcow2 or raw image that this user can read",
         ),
-        (&["@"], "IMAGE: `@` is a directory; name the image file in it"),
+        (
+            &["@"],
+            "IMAGE: `@` cannot be opened: it is a directory; name a qcow2 or raw image that this user can read",
+        ),
         (
             &["https://example.org/a.qcow2"],
             "IMAGE: `https://example.org/a.qcow2` is a URL, and fetching images is not built yet; download it and give the path of the file",

@@ -15,6 +15,8 @@ use std::sync::Arc;
 use devices::block::BlockBackend;
 use devices::mem::{Bytes, GuestAddress, GuestMemory, GuestMemoryBackend, GuestMemoryError};
 
+use self::cmdline::CmdlineError;
+use self::guestfs::BootPolicy;
 use self::payload::Payload;
 use crate::config::BootConfig;
 use crate::machine::layout;
@@ -66,17 +68,9 @@ pub enum BootError {
         /// Its length.
         len: u64,
     },
-    /// The command line is too long for this kernel.
-    #[error("the kernel command line has {len} bytes, but this kernel takes at most {max}")]
-    CmdlineTooLong {
-        /// Its length.
-        len: usize,
-        /// What the kernel takes.
-        max: usize,
-    },
-    /// The command line holds a NUL byte.
-    #[error("the kernel command line contains a NUL byte")]
-    CmdlineNul,
+    /// The command line cannot be passed on.
+    #[error(transparent)]
+    Cmdline(#[from] CmdlineError),
     /// The guest's own disk offers nothing.
     #[error(transparent)]
     NothingFound(#[from] guestfs::NothingFound),
@@ -121,12 +115,15 @@ pub fn load(
             Ok(Loaded { entry, reason: format!("{} ({kind}), as asked for", payload.name()) })
         }
         BootConfig::Disk { disk, cmdline_extra } => {
-            let choice = guestfs::choose(&disks[*disk])?;
-            let mut cmdline = choice.cmdline;
-            if !cmdline_extra.is_empty() {
-                cmdline.push(' ');
-                cmdline.push_str(cmdline_extra);
-            }
+            let memory_bytes = ram.iter().map(|(_, len)| len).sum();
+            let policy = BootPolicy { memory_bytes, ..BootPolicy::default() };
+            let choice = guestfs::choose(&disks[*disk], &policy)?;
+            let cmdline = cmdline::compose(
+                &choice.cmdline,
+                cmdline_extra,
+                false,
+                layout::CMDLINE_LEN as usize,
+            )?;
             let kernel =
                 Payload::from_bytes("the kernel", "the disk's kernel".into(), choice.kernel);
             let initrds: Vec<Payload> = choice
@@ -142,12 +139,12 @@ pub fn load(
 
 /// Writes the command line where both protocols expect it.
 fn write_cmdline(memory: &GuestMemory, cmdline: &str, max: usize) -> Result<(), BootError> {
-    let max = max.min(layout::CMDLINE_LEN as usize - 1);
-    if cmdline.len() > max {
-        return Err(BootError::CmdlineTooLong { len: cmdline.len(), max });
+    let limit = max.min(layout::CMDLINE_LEN as usize - 1);
+    if cmdline.len() > limit {
+        return Err(CmdlineError::TooLong { len: cmdline.len(), limit }.into());
     }
-    if cmdline.contains('\0') {
-        return Err(BootError::CmdlineNul);
+    if let Some(at) = cmdline.bytes().position(|byte| byte == 0) {
+        return Err(CmdlineError::ControlCharacter(at).into());
     }
     memory.write_slice(cmdline.as_bytes(), GuestAddress(layout::CMDLINE))?;
     memory.write_slice(&[0], GuestAddress(layout::CMDLINE + cmdline.len() as u64))?;

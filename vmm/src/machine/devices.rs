@@ -5,11 +5,15 @@ use std::sync::Arc;
 use devices::block::BlockBackend;
 use devices::irq::MsiRoute;
 use devices::mem::GuestMemory;
+use devices::net::NetBackend;
+use devices::net::tap::Tap;
 use devices::pci::Slot;
 use devices::pci::function::{Function, Window};
 use devices::pci::msix::Msix;
 use devices::pci::root::PciRoot;
 use devices::virtio::VirtioDevice;
+use devices::virtio::blk::Blk;
+use devices::virtio::net::Net;
 use devices::virtio::pci::VirtioPci;
 use devices::virtio::rng::Rng;
 
@@ -20,6 +24,9 @@ use crate::kvm::vm::Vm;
 /// Where BARs may be mapped.
 pub const WINDOW: Window =
     Window { start: layout::PCI_WINDOW as u32, end: layout::PCI_WINDOW_END as u32 };
+
+/// Disks get a queue for each vCPU up to this many, unless told otherwise.
+const QUEUES_MAX: u32 = 4;
 
 /// Puts every device that `config` asks for on the bus; answers the disks' backends, which the
 /// machine flushes and boots from.
@@ -38,6 +45,30 @@ pub fn attach(
         root.attach(slot, Function::new(device, WINDOW));
         Ok::<(), StartError>(())
     };
+    let failed = |what: String| {
+        move |error: &dyn std::fmt::Display| StartError::Device(format!("{what}: {error}"))
+    };
     place(resources::RNG, Box::new(Rng::new()))?;
-    Ok(config.disks.into_iter().map(|disk| disk.backend).collect())
+    for (index, nic) in config.nics.into_iter().enumerate() {
+        let failed = failed(format!("network interface {index}"));
+        let mut backends: Vec<Box<dyn NetBackend>> = Vec::new();
+        for tap in nic.taps {
+            backends.push(Box::new(Tap::new(tap).map_err(|e| failed(&e))?));
+        }
+        let net = Net::new(backends, nic.mac, nic.mtu).map_err(|e| failed(&e))?;
+        place(resources::nic(index), Box::new(net))?;
+    }
+    let mut backends = Vec::new();
+    for (index, disk) in config.disks.into_iter().enumerate() {
+        let failed = failed(format!("disk {index}"));
+        let queues = match disk.queues {
+            0 => config.cpus.min(QUEUES_MAX) as u16,
+            queues => queues,
+        };
+        let blk = Blk::new(disk.backend.clone(), &disk.serial, queues, disk.engine)
+            .map_err(|e| failed(&e))?;
+        place(resources::disk(index), Box::new(blk))?;
+        backends.push(disk.backend);
+    }
+    Ok(backends)
 }

@@ -1,0 +1,188 @@
+//! One writer at a time: open-file-description locks on the bytes that QEMU's own image locking
+//! uses (QEMU `docs/system/qemu-block-drivers`, "Disk image file locking"), so that QEMU, its
+//! tools and a second machine of ours all keep out of each other's way.
+//!
+//! Each permission has one byte that its users share-lock, and one that those who do not tolerate
+//! it share-lock. Everybody locks first and looks second: of two that clash at least one sees it.
+//! The locks live as long as the open file. Called once per image, at open.
+
+use std::fmt;
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::MetadataExt;
+
+use super::Fault;
+use super::file_io::{byte_is_held, release_byte, share_byte};
+
+/// First of the bytes that say "I use this permission".
+const USED: u64 = 100;
+/// First of the bytes that say "nobody else may use this permission".
+const DENIED: u64 = 200;
+
+/// Permission numbers, which are byte offsets.
+const CONSISTENT_READ: u64 = 0;
+const WRITE: u64 = 1;
+const RESIZE: u64 = 3;
+
+/// Most processes looked at in search of a lock's holder.
+const MAX_PROCESSES: usize = 4096;
+/// Most files looked at in one process.
+const MAX_FILES: usize = 1024;
+
+/// What an image is opened for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Claim {
+    /// To be read, with no writer about: a base.
+    Read,
+    /// To be written by us alone.
+    Write,
+}
+
+/// Who has the image open.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Holder {
+    /// Process id, in our own process namespace.
+    pub pid: u32,
+    /// The process's short name.
+    pub command: String,
+}
+
+impl Holder {
+    pub(super) fn name(holder: Option<&Self>) -> String {
+        holder.map_or_else(|| "another process".into(), ToString::to_string)
+    }
+}
+
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} (pid {})", self.command, self.pid)
+    }
+}
+
+/// Locks an image for as long as `file`'s open file description lives.
+///
+/// # Errors
+/// [`Fault::Locked`] when somebody's use excludes ours, [`Fault::LockUnavailable`] when the file
+/// system has no such locks. Nothing stays locked then.
+pub fn lock(file: &File, claim: Claim) -> Result<(), Fault> {
+    let used: &[u64] = match claim {
+        Claim::Read => &[CONSISTENT_READ],
+        Claim::Write => &[CONSISTENT_READ, WRITE, RESIZE],
+    };
+    let denied = [WRITE, RESIZE];
+    let ours: Vec<u64> =
+        used.iter().map(|p| USED + p).chain(denied.iter().map(|p| DENIED + p)).collect();
+    let theirs = used.iter().map(|p| DENIED + p).chain(denied.iter().map(|p| USED + p));
+    let outcome = take(file, &ours, theirs);
+    if outcome.is_err() {
+        for byte in ours {
+            // Whatever cannot be released now is released when the caller closes the file.
+            let _ = release_byte(file, byte);
+        }
+    }
+    outcome
+}
+
+fn take(file: &File, ours: &[u64], theirs: impl Iterator<Item = u64>) -> Result<(), Fault> {
+    for byte in ours {
+        share_byte(file, *byte).map_err(|e| match e.raw_os_error() {
+            Some(libc::EAGAIN | libc::EACCES) => Fault::Locked(holder(file)),
+            _ => Fault::LockUnavailable(e),
+        })?;
+    }
+    for byte in theirs {
+        if byte_is_held(file, byte).map_err(Fault::LockUnavailable)? {
+            return Err(Fault::Locked(holder(file)));
+        }
+    }
+    Ok(())
+}
+
+/// Finds another process that has the file open. The kernel names no holder for this kind of lock,
+/// so the file's identity is looked for among the open files that we may see.
+fn holder(file: &File) -> Option<Holder> {
+    let wanted = identity(&file.metadata().ok()?);
+    let ourselves = std::process::id();
+    let processes = fs::read_dir("/proc").ok()?.flatten().take(MAX_PROCESSES);
+    for process in processes {
+        let Some(pid) = process.file_name().to_str().and_then(|n| n.parse::<u32>().ok()) else {
+            continue;
+        };
+        if pid != ourselves && has_open(pid, wanted).unwrap_or(false) {
+            let command = fs::read_to_string(process.path().join("comm")).unwrap_or_default();
+            return Some(Holder { pid, command: command.trim_end().escape_debug().to_string() });
+        }
+    }
+    None
+}
+
+fn has_open(pid: u32, wanted: (u64, u64)) -> io::Result<bool> {
+    let files = fs::read_dir(format!("/proc/{pid}/fd"))?;
+    Ok(files
+        .flatten()
+        .take(MAX_FILES)
+        .any(|f| fs::metadata(f.path()).is_ok_and(|m| identity(&m) == wanted)))
+}
+
+fn identity(metadata: &fs::Metadata) -> (u64, u64) {
+    (metadata.dev(), metadata.ino())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::super::qcow2::{CreateOptions, create};
+    use super::*;
+
+    fn open(path: &std::path::Path) -> File {
+        File::options().read(true).write(true).open(path).unwrap()
+    }
+
+    #[test]
+    fn one_writer_or_many_readers() {
+        let image = tempfile::NamedTempFile::new().unwrap();
+        let (first, second) = (open(image.path()), open(image.path()));
+        lock(&first, Claim::Read).unwrap();
+        lock(&second, Claim::Read).unwrap();
+        let writer = open(image.path());
+        assert!(matches!(lock(&writer, Claim::Write), Err(Fault::Locked(_))));
+        drop((first, second));
+        lock(&writer, Claim::Write).unwrap();
+        let late = open(image.path());
+        assert!(matches!(lock(&late, Claim::Write), Err(Fault::Locked(_))));
+        assert!(matches!(lock(&late, Claim::Read), Err(Fault::Locked(_))));
+        drop(writer);
+        // A refused claim has left nothing behind, so the next one is not in its own way.
+        lock(&late, Claim::Write).unwrap();
+    }
+
+    #[test]
+    fn qemu_keeps_out_and_we_keep_out_of_its_way() {
+        let image = tempfile::NamedTempFile::new().unwrap();
+        create(image.as_file(), &CreateOptions::new(1 << 20)).unwrap();
+        let info = || {
+            let path = image.path().to_str().unwrap();
+            Command::new("qemu-img").args(["info", "-f", "qcow2", path]).output()
+        };
+        let Ok(free) = info() else {
+            eprintln!("skipped: qemu-img is not installed");
+            return;
+        };
+        assert!(free.status.success());
+        let writer = open(image.path());
+        lock(&writer, Claim::Write).unwrap();
+        let refused = info().unwrap();
+        assert!(!refused.status.success(), "{refused:?}");
+        drop(writer);
+        let reader = open(image.path());
+        lock(&reader, Claim::Read).unwrap();
+        assert!(info().unwrap().status.success());
+        let write = Command::new("qemu-io")
+            .args(["-f", "qcow2", "-c", "write 0 512"])
+            .arg(image.path())
+            .output()
+            .unwrap();
+        assert!(!write.status.success(), "{write:?}");
+    }
+}

@@ -1,0 +1,531 @@
+//! A machine's disks, opened: the overlay on its base, made at the first start, and further disks.
+//!
+//! The base is opened for reading and never written. The overlay appears whole and durable or not
+//! at all, is locked as long as the machine runs, and may grow, never shrink.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::path::Path;
+
+use devices::block::qcow2::{self, CreateOptions, Qcow2};
+use devices::block::{
+    self, BlockBackend, Claim, Fault, ImageFormat, OpenError, OpenOptions as HowToOpen,
+};
+use vmm::config::DiskConfig;
+
+use super::base::{Base, BaseRecord, Cancelled};
+use super::identity::{Identity, write_atomically};
+use super::resolver::{Beneath, backing_name};
+use super::{ImageError, Store};
+use crate::config::{Disk, Format, RootImage};
+use crate::units;
+
+/// Serial number of the root disk, by which a guest can find it.
+const ROOT_SERIAL: &str = "root";
+/// qcow2: a backing file's name has at most 1023 bytes.
+const MAX_BACKING_NAME: usize = 1023;
+
+impl From<Format> for ImageFormat {
+    fn from(format: Format) -> Self {
+        match format {
+            Format::Raw => Self::Raw,
+            Format::Qcow2 => Self::Qcow2,
+        }
+    }
+}
+
+/// Opens the root disk: the overlay of the machine that `store` belongs to, made on the base if it
+/// is not there. Records the base in `identity`, and writes that.
+///
+/// # Errors
+/// See [`ImageError`].
+pub fn open_root(
+    store: &mut Store,
+    image: &RootImage,
+    identity: &mut Identity,
+    cancelled: Cancelled<'_>,
+) -> Result<DiskConfig, ImageError> {
+    let base = Base::open(&image.base)?;
+    let path = store.overlay_path();
+    let exists = path.try_exists().map_err(|source| file_error(&path, "looked at", source))?;
+    // A record without its overlay is of a disk that was removed to start anew.
+    let recorded = identity.base.as_ref().filter(|_| exists);
+    let format = base_format(&base, image.format, recorded)?;
+    if exists {
+        is_on_base(&path, &base, &resolver(store, &base.path))?;
+    }
+    let name = format.to_string();
+    let record = base.verify(image.digest.as_ref(), recorded, &name, &path, cancelled)?;
+    identity.base = Some(record);
+    store.keep_identity(identity)?;
+    if exists {
+        log::info!("the disk is {}, on the base {}", path.display(), base.named.display());
+    } else {
+        make(store, &path, &base, format, image.size)?;
+    }
+    let file = open_file(&path, false)?;
+    let name = path.display().to_string();
+    if exists && let Some(size) = image.size {
+        grow(&file, &path, &name, size)?;
+    }
+    let resolver = resolver(store, &base.path);
+    let opened = block::open(file, &name, ImageFormat::Qcow2, &HowToOpen::default(), &resolver)?;
+    Ok(DiskConfig {
+        backend: opened.disk,
+        serial: ROOT_SERIAL.to_owned(),
+        queues: image.queues,
+        engine: image.engine,
+    })
+}
+
+/// Opens a further disk, the `number`th, or a device that is the root disk.
+///
+/// # Errors
+/// See [`ImageError`].
+pub fn open_disk(disk: &Disk, number: usize) -> Result<DiskConfig, ImageError> {
+    let file = open_file(&disk.path, disk.read_only)?;
+    let name = disk.path.display().to_string();
+    let how = HowToOpen { read_only: disk.read_only, ..HowToOpen::default() };
+    let beside = disk.path.canonicalize().ok();
+    let resolver = Beneath::new(None, beside.as_deref().and_then(Path::parent));
+    let opened = block::open(file, &name, disk.format.into(), &how, &resolver)?;
+    Ok(DiskConfig {
+        backend: opened.disk,
+        serial: disk.serial.clone().unwrap_or_else(|| format!("disk{number}")),
+        queues: disk.queues,
+        engine: disk.engine,
+    })
+}
+
+fn file_error(path: &Path, what: &'static str, source: io::Error) -> ImageError {
+    ImageError::File { path: path.to_owned(), what, source }
+}
+
+fn open_file(path: &Path, read_only: bool) -> Result<File, ImageError> {
+    let opened = OpenOptions::new().read(true).write(!read_only).open(path);
+    opened.map_err(|source| file_error(path, "opened", source))
+}
+
+fn open_error(name: impl AsRef<Path>, fault: Fault) -> ImageError {
+    OpenError { image: name.as_ref().display().to_string(), fault }.into()
+}
+
+/// What the overlay of a machine may refer to.
+fn resolver(store: &Store, base: &Path) -> Beneath {
+    Beneath::new(Some(store.dir()), base.parent())
+}
+
+/// As stated, as recorded, or by the base's own header. No guest has ever written to a base.
+fn base_format(
+    base: &Base,
+    stated: Option<Format>,
+    recorded: Option<&BaseRecord>,
+) -> Result<ImageFormat, ImageError> {
+    if let Some(format) = stated {
+        return Ok(format.into());
+    }
+    if let Some(format) = recorded.and_then(|record| record.format.parse().ok()) {
+        return Ok(format);
+    }
+    ImageFormat::probe(&base.file).map_err(|fault| open_error(&base.named, fault))
+}
+
+/// Size of the base's disk, in bytes.
+fn base_capacity(base: &Base, format: ImageFormat) -> Result<u64, ImageError> {
+    match format {
+        ImageFormat::Raw if base.size == 0 => Err(open_error(&base.named, Fault::Empty)),
+        ImageFormat::Raw => Ok(base.size.next_multiple_of(512)),
+        ImageFormat::Qcow2 => Ok(qcow2::read_info(&base.file)
+            .map_err(|fault| open_error(&base.named, fault))?
+            .virtual_size),
+    }
+}
+
+/// Checks that the overlay at `path` was made on `base`.
+fn is_on_base(path: &Path, base: &Base, resolver: &Beneath) -> Result<(), ImageError> {
+    let file = open_file(path, true)?;
+    let info = qcow2::read_info(&file).map_err(|fault| open_error(path, fault))?;
+    let Some(named) = info.backing_file else {
+        return Err(ImageError::NoOverlay(path.to_owned()));
+    };
+    let (backing, real) = resolver.open(path, &named).map_err(|source| {
+        open_error(path, Fault::BackingRefused { name: named, source: source.into() })
+    })?;
+    match base.is(&backing) {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(ImageError::OtherBase {
+            overlay: path.to_owned(),
+            was: real.display().to_string(),
+            is: base.named.display().to_string(),
+        }),
+        Err(source) => Err(file_error(&real, "looked at", source)),
+    }
+}
+
+/// Makes the overlay.
+fn make(
+    store: &mut Store,
+    path: &Path,
+    base: &Base,
+    format: ImageFormat,
+    size: Option<u64>,
+) -> Result<(), ImageError> {
+    let capacity = base_capacity(base, format)?;
+    let size = size.unwrap_or(capacity);
+    not_less(size, capacity, &base.named)?;
+    let name = backing_name(store.dir(), &base.path)
+        .filter(|name| name.len() <= MAX_BACKING_NAME)
+        .ok_or_else(|| ImageError::Name(base.path.clone()))?;
+    let options = CreateOptions::new(size).over(name, format);
+    let mut fault = None;
+    let written = write_atomically(path, |file| {
+        qcow2::create(file, &options).map_err(|error| {
+            fault = Some(error);
+            io::ErrorKind::Other.into()
+        })
+    });
+    match (fault, written) {
+        (Some(fault), _) => return Err(open_error(path, fault)),
+        (None, Err(source)) => return Err(file_error(path, "created", source)),
+        (None, Ok(())) => store.created.add(path),
+    }
+    let (size, base) = (units::show(size), base.named.display());
+    log::info!("made the disk {}, {size}, on the base {base}", path.display());
+    Ok(())
+}
+
+fn not_less(asked: u64, have: u64, path: &Path) -> Result<(), ImageError> {
+    if asked >= have {
+        return Ok(());
+    }
+    Err(ImageError::Shrink {
+        path: path.to_owned(),
+        asked: units::show(asked),
+        have: units::show(have),
+    })
+}
+
+/// Makes an overlay that is there as large as asked for.
+fn grow(file: &File, path: &Path, name: &str, size: u64) -> Result<(), ImageError> {
+    let fault = |fault| open_error(name, fault);
+    let again = || file.try_clone().map_err(|source| file_error(path, "opened", source));
+    // The lock belongs to the open file, and so to its copies.
+    block::lock(file, Claim::Write).map_err(fault)?;
+    let have = qcow2::read_info(file).map_err(fault)?.virtual_size;
+    not_less(size, have, path)?;
+    if size == have {
+        return Ok(());
+    }
+    let overlay = Qcow2::open(again()?, None, false, qcow2::DEFAULT_CACHE_BYTES).map_err(fault)?;
+    overlay.grow(size).map_err(fault)?;
+    overlay.flush().map_err(|error| fault(error.into()))?;
+    log::info!("{} has grown from {} to {}", name, units::show(have), units::show(size));
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Digest, parse_digest};
+    use std::fs;
+    use std::os::unix::fs::{FileExt, MetadataExt};
+    use std::path::PathBuf;
+    use std::process::Command;
+
+    use vm_memory::VolatileSlice;
+    use vmm::config::DiskEngine;
+
+    const MIB: u64 = 1 << 20;
+
+    struct Place {
+        dir: tempfile::TempDir,
+        image: RootImage,
+    }
+
+    impl Place {
+        /// `base` is a raw image of 2 MiB, each sector filled with its number.
+        fn new() -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let base = dir.path().join("base");
+            let bytes: Vec<u8> = (0..2 * MIB).map(|n| (n / 512) as u8).collect();
+            fs::write(&base, bytes).unwrap();
+            let image = RootImage {
+                base,
+                format: None,
+                digest: None,
+                size: None,
+                queues: 0,
+                engine: DiskEngine::Auto,
+            };
+            Self { dir, image }
+        }
+
+        fn path(&self, name: &str) -> PathBuf {
+            self.dir.path().join(name)
+        }
+
+        fn start(&self, name: &str) -> Result<(DiskConfig, Identity), String> {
+            let mut store = Store::open(&self.path("images"), name).map_err(|e| e.to_string())?;
+            let mut identity = store.identity().map_err(|e| e.to_string())?;
+            let disk = open_root(&mut store, &self.image, &mut identity, &|| false);
+            let disk = disk.map_err(|error| error.to_string())?;
+            std::mem::take(&mut store.created).keep();
+            Ok((disk, identity))
+        }
+
+        fn refused(&self, name: &str) -> String {
+            let error = self.start(name).map(drop).unwrap_err();
+            let root = self.dir.path().canonicalize().unwrap();
+            error
+                .replace(root.to_str().unwrap(), "@")
+                .replace(self.dir.path().to_str().unwrap(), "@")
+        }
+    }
+
+    fn write(disk: &DiskConfig, byte: u8, offset: u64) {
+        let mut bytes = vec![byte; 512];
+        disk.backend.write_at(&[VolatileSlice::from(bytes.as_mut_slice())], offset).unwrap();
+        disk.backend.flush().unwrap();
+    }
+
+    fn read(disk: &DiskConfig, offset: u64) -> Vec<u8> {
+        let mut bytes = vec![0xee; 512];
+        disk.backend.read_at(&[VolatileSlice::from(bytes.as_mut_slice())], offset).unwrap();
+        bytes
+    }
+
+    fn qemu_img(args: &[&str]) -> Option<String> {
+        match Command::new("qemu-img").args(args).output() {
+            Ok(output) => {
+                let text = String::from_utf8_lossy(&output.stdout).into_owned();
+                assert!(output.status.success(), "{args:?}: {text}");
+                Some(text)
+            }
+            Err(error) => {
+                eprintln!("SKIPPED: qemu-img did not judge the overlay: {error}");
+                None
+            }
+        }
+    }
+
+    #[test]
+    fn the_same_disk_boots_again_and_the_base_stays() {
+        let place = Place::new();
+        let before = fs::read(place.path("base")).unwrap();
+        let (disk, identity) = place.start("pet").unwrap();
+        assert_eq!(disk.backend.info().capacity, 2 * MIB);
+        assert_eq!((disk.serial.as_str(), disk.queues), ("root", 0));
+        assert_eq!(read(&disk, 512 * 3), [3; 512]);
+        write(&disk, 0xaa, 512 * 3);
+        drop(disk);
+
+        let (disk, again) = place.start("pet").unwrap();
+        assert_eq!(again, identity, "same instance, same MAC, same record");
+        assert_eq!(read(&disk, 512 * 3), [0xaa; 512]);
+        assert_eq!(read(&disk, 512 * 4), [4; 512]);
+        drop(disk);
+
+        assert_eq!(fs::read(place.path("base")).unwrap(), before);
+        let mut names: Vec<_> = fs::read_dir(place.path("images"))
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        assert_eq!(names, ["pet.id", "pet.qcow2"]);
+        let overlay = place.path("images/pet.qcow2");
+        let info = qcow2::read_info(&File::open(&overlay).unwrap()).unwrap();
+        assert_eq!(info.backing_file.as_deref(), Some("../base"));
+        assert_eq!(info.backing_format.as_deref(), Some("raw"));
+        if let Some(text) = qemu_img(&["check", overlay.to_str().unwrap()]) {
+            assert!(text.contains("No errors were found"), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_second_machine_on_the_same_disk_is_refused() {
+        let place = Place::new();
+        let (disk, _) = place.start("pet").unwrap();
+        let error = place.refused("pet");
+        assert!(error.starts_with("@/images/pet.qcow2: the image is in use by"), "{error}");
+        // Another machine on the same base is welcome.
+        let (other, _) = place.start("other").unwrap();
+        drop(disk);
+        place.start("pet").unwrap();
+        drop(other);
+    }
+
+    #[test]
+    fn a_disk_grows_and_never_shrinks() {
+        let mut place = Place::new();
+        place.image.size = Some(MIB);
+        let error = place.refused("pet");
+        assert!(
+            error.starts_with("--disk-size is 1 MiB, less than the 2 MiB of @/base;"),
+            "{error}"
+        );
+        assert!(!place.path("images/pet.qcow2").exists());
+
+        place.image.size = Some(4 * MIB);
+        let (disk, _) = place.start("pet").unwrap();
+        assert_eq!(disk.backend.info().capacity, 4 * MIB);
+        write(&disk, 0xbb, 3 * MIB);
+        drop(disk);
+
+        place.image.size = Some(2048 * MIB);
+        let (disk, _) = place.start("pet").unwrap();
+        assert_eq!(disk.backend.info().capacity, 2048 * MIB);
+        assert_eq!(read(&disk, 3 * MIB), [0xbb; 512]);
+        assert_eq!(read(&disk, 2047 * MIB), [0; 512]);
+        assert_eq!(read(&disk, 512), [1; 512]);
+        drop(disk);
+
+        place.image.size = Some(3 * MIB);
+        let error = place.refused("pet");
+        let want = "--disk-size is 3 MiB, less than the 2 GiB of @/images/pet.qcow2;";
+        assert!(error.starts_with(want), "{error}");
+        place.image.size = None;
+        assert_eq!(place.start("pet").unwrap().0.backend.info().capacity, 2048 * MIB);
+        qemu_img(&["check", place.path("images/pet.qcow2").to_str().unwrap()]);
+    }
+
+    #[test]
+    fn a_changed_base_is_refused() {
+        let place = Place::new();
+        drop(place.start("pet").unwrap());
+        let file = File::options().write(true).open(place.path("base")).unwrap();
+        file.write_all_at(b"changed", 0).unwrap();
+        let error = place.refused("pet");
+        assert!(
+            error.starts_with("the base @/base has changed since @/images/pet.qcow2"),
+            "{error}"
+        );
+        // Removing the disk starts anew, as the same machine.
+        let before = Identity::load(&place.path("images/pet.id")).unwrap().unwrap();
+        fs::remove_file(place.path("images/pet.qcow2")).unwrap();
+        let (_, identity) = place.start("pet").unwrap();
+        assert_eq!((identity.uuid, identity.mac), (before.uuid, before.mac));
+    }
+
+    #[test]
+    fn a_digest_is_checked_before_anything_is_made() {
+        let mut place = Place::new();
+        place.image.digest = Some(Digest::Sha256([0; 32]));
+        let error = place.refused("pet");
+        assert!(error.starts_with("the image @/base is not the one asked for"), "{error}");
+        assert!(!place.path("images").exists(), "nothing is left behind");
+        let (_, right) = error.split_once("it has ").unwrap();
+        let right = right.split(',').next().unwrap();
+        place.image.digest = Some(parse_digest(right).unwrap());
+        place.start("pet").unwrap();
+    }
+
+    #[test]
+    fn another_base_is_refused() {
+        let mut place = Place::new();
+        drop(place.start("pet").unwrap());
+        fs::copy(place.path("base"), place.path("other")).unwrap();
+        place.image.base = place.path("other");
+        let error = place.refused("pet");
+        let want = "the disk @/images/pet.qcow2 was made on @/base, not on @/other;";
+        assert!(error.starts_with(want), "{error}");
+    }
+
+    #[test]
+    fn what_is_no_image_is_refused_and_leaves_nothing() {
+        let mut place = Place::new();
+        place.image.base = place.path("bad");
+        for (bytes, part) in [
+            (&b""[..], "the file is empty"),
+            (b"<!DOCTYPE html><html>", "a web page"),
+            (b"\x1f\x8b\x08 some archive", "a gzip archive"),
+            (b"QFI\xfb\0\0\0\x03 cut", "@/bad: "),
+        ] {
+            fs::write(place.path("bad"), bytes).unwrap();
+            let error = place.refused("pet");
+            assert!(error.contains(part), "{error}");
+            assert!(!place.path("images").exists(), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_hostile_base_opens_nothing_else() {
+        let mut place = Place::new();
+        fs::create_dir(place.path("home")).unwrap();
+        fs::create_dir(place.path("home/.ssh")).unwrap();
+        fs::write(place.path("home/.ssh/key"), vec![b'k'; 4096]).unwrap();
+        fs::write(place.path("home/friend"), vec![b'f'; 4096]).unwrap();
+        let hostile = place.path("home/image.qcow2");
+        place.image.base = hostile.clone();
+        for (backing, allowed) in
+            [("/etc/passwd", false), ("../base", false), (".ssh/key", false), ("friend", true)]
+        {
+            let file = File::create(&hostile).unwrap();
+            let options = CreateOptions::new(MIB).over(backing, ImageFormat::Raw);
+            qcow2::create(&file, &options).unwrap();
+            drop(file);
+            match place.start(&format!("pet{}", backing.len())) {
+                Ok((disk, _)) => {
+                    assert!(allowed, "{backing}");
+                    assert_eq!(read(&disk, 0), [b'f'; 512]);
+                }
+                Err(error) => {
+                    assert!(!allowed && error.contains("cannot be used"), "{backing}: {error}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn an_overlay_without_a_base_is_not_taken_for_one() {
+        let place = Place::new();
+        fs::create_dir(place.path("images")).unwrap();
+        let file = File::create(place.path("images/pet.qcow2")).unwrap();
+        qcow2::create(&file, &CreateOptions::new(MIB)).unwrap();
+        drop(file);
+        assert!(place.refused("pet").starts_with("@/images/pet.qcow2 is not an overlay"));
+        assert!(place.path("images/pet.qcow2").exists(), "what was there stays");
+    }
+
+    #[test]
+    fn further_disks() {
+        let place = Place::new();
+        let mut disk = Disk::new(place.path("base"), Format::Raw);
+        let opened = open_disk(&disk, 3).unwrap();
+        assert_eq!(opened.serial, "disk3");
+        write(&opened, 9, 0);
+        assert!(open_disk(&disk, 3).is_err(), "one writer");
+        drop(opened);
+        disk.read_only = true;
+        disk.serial = Some("data".into());
+        let opened = open_disk(&disk, 3).unwrap();
+        assert_eq!(opened.serial, "data");
+        assert!(opened.backend.info().read_only);
+        assert_eq!(read(&opened, 0), [9; 512]);
+        let none = Disk::new(place.path("none"), Format::Raw);
+        assert!(
+            open_disk(&none, 1).is_err_and(|e| e.to_string().contains("none cannot be opened"))
+        );
+    }
+
+    #[test]
+    fn qemu_img_would_have_made_the_same() {
+        let place = Place::new();
+        drop(place.start("pet").unwrap());
+        let ours = place.path("images/pet.qcow2");
+        let theirs = place.path("images/theirs.qcow2");
+        let made = qemu_img(&[
+            "create",
+            "-f",
+            "qcow2",
+            "-F",
+            "raw",
+            "-b",
+            "../base",
+            theirs.to_str().unwrap(),
+        ]);
+        if made.is_some() {
+            assert_eq!(fs::read(&ours).unwrap(), fs::read(&theirs).unwrap());
+        }
+        assert_eq!(fs::metadata(ours).unwrap().nlink(), 1);
+    }
+}

@@ -1,0 +1,3 @@
+//! The guest's network as the launcher prepares it.
+
+pub mod link;

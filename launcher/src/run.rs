@@ -1,0 +1,494 @@
+//! `berth run`: the story in order: prepare, boot, serve, shut down.
+//!
+//! Until the machine has started nothing lasts: what was made on the way is removed again. Runs on
+//! the main thread.
+
+use std::error::Error;
+use std::fmt::Write as _;
+use std::fs::File;
+use std::io;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::thread::Builder;
+use std::time::{Duration, Instant};
+
+use vmm::config::{BootConfig, DiskConfig, DiskEngine, Identity as BoardIdentity};
+use vmm::config::{MachineConfig, NicConfig};
+
+use crate::args::{self, RunArgs};
+use crate::config::{self, Boot, ConfigError, ConsoleMode, Layers, Net, Plan, Root, show_mac};
+use crate::config_drive::disk::MemoryDisk;
+use crate::config_drive::documents::GuestFacts;
+use crate::config_drive::{self, DriveError};
+use crate::console::SerialConsole;
+use crate::exit::{self, Ending};
+use crate::host::Host;
+use crate::image::base::Cancelled;
+use crate::image::identity::Identity;
+use crate::image::{Created, Store, overlay};
+use crate::machine::{Control, MachineEnd, Started, start_machine};
+use crate::net::link;
+use crate::shutdown::{Action, Shutdown};
+use crate::signals::Signals;
+use crate::terminal::{GREETING, HELP, Input, InputTo, RawMode, Wish};
+use crate::{logging, terminal};
+
+/// Serial number of the config drive's disk.
+const DRIVE_SERIAL: &str = "config-2";
+/// Lines of the serial console in the report.
+const REPORT_LINES: usize = 40;
+/// How long whoever reads the console may take for the rest of it.
+const CONSOLE_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Why there was no machine to run, with the exit status.
+struct Failure {
+    sentence: String,
+    status: u8,
+}
+
+impl Failure {
+    fn new(error: &(dyn Error + 'static), status: u8) -> Self {
+        Self { sentence: sentence(error), status }
+    }
+}
+
+impl From<ConfigError> for Failure {
+    fn from(error: ConfigError) -> Self {
+        Self::new(&error, exit::USAGE)
+    }
+}
+
+impl From<DriveError> for Failure {
+    fn from(error: DriveError) -> Self {
+        Self::new(&error, exit::USAGE)
+    }
+}
+
+/// An error and its causes as one sentence. A cause whose text its effect has told already is not
+/// told again.
+fn sentence(error: &(dyn Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let told = error.to_string();
+        if !text.contains(&told) {
+            let _ = write!(text, ": {told}");
+        }
+        cause = error.source();
+    }
+    text
+}
+
+/// Runs a machine from beginning to end; answers the exit status.
+pub fn run(args: &RunArgs) -> u8 {
+    // Before the log has a thread.
+    let signals = match Signals::block() {
+        Ok(signals) => signals,
+        Err(error) => return complain(&format!("signals cannot be blocked: {error}")),
+    };
+    let layers = match layers(args) {
+        Ok(layers) => layers,
+        Err(failure) => return complain_with(&failure),
+    };
+    let (form, level) = match config::log_settings(&layers) {
+        Ok(settings) => settings,
+        Err(error) => return complain_with(&error.into()),
+    };
+    let log = match logging::start(form, level) {
+        Ok(log) => log,
+        Err(error) => return complain(&format!("the log cannot be started: {error}")),
+    };
+    hear_of_bugs();
+    let status = logged(&layers, signals).unwrap_or_else(|failure| {
+        log::error!("{}", failure.sentence);
+        failure.status
+    });
+    drop(log);
+    status
+}
+
+fn complain(sentence: &str) -> u8 {
+    complain_with(&Failure { sentence: sentence.to_owned(), status: exit::ERROR })
+}
+
+/// For what goes wrong before there is a log.
+fn complain_with(failure: &Failure) -> u8 {
+    eprintln!("berth error: {}", failure.sentence);
+    failure.status
+}
+
+/// A panic is a bug of ours: it is logged, and the terminal is usable again if the process ends.
+fn hear_of_bugs() {
+    std::panic::set_hook(Box::new(|panic| {
+        let thread = std::thread::current();
+        if thread.name() == Some("main") {
+            terminal::restore();
+        }
+        log::error!("this is a bug in berth, in thread {}: {panic}", thread.name().unwrap_or("?"));
+    }));
+}
+
+/// Flags, environment and file.
+fn layers(args: &RunArgs) -> Result<Layers, Failure> {
+    let (config, environment) =
+        args::from_environment(|name| std::env::var_os(name)).map_err(ConfigError::from)?;
+    let file = match args.config.clone().or(config) {
+        Some(path) => {
+            let settings = config::read_file(&path)?;
+            Some((path, settings))
+        }
+        None => None,
+    };
+    Ok(Layers { flags: args.settings.clone(), environment, file })
+}
+
+/// The story, with a log to tell it to.
+fn logged(layers: &Layers, signals: Signals) -> Result<u8, Failure> {
+    let is_set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    for warning in config::ignored_variables(is_set) {
+        log::warn!("{warning}");
+    }
+    let host = Host::gather(|name| std::env::var_os(name));
+    let plan = config::plan(layers, &host)?;
+    for warning in &plan.warnings {
+        log::warn!("{warning}");
+    }
+    let console = match plan.console {
+        ConsoleMode::None => Ok(SerialConsole::silent()),
+        ConsoleMode::Auto | ConsoleMode::Stdio => SerialConsole::on_stdout(),
+    };
+    let console = Arc::new(console.map_err(|error| Failure::new(&error, exit::ERROR))?);
+    let outcome = prepare_and_boot(&plan, &console, &signals).and_then(|started| {
+        serve(started, &plan, signals).map_err(|error| Failure::new(&error, exit::ERROR))
+    });
+    console.finish(CONSOLE_PATIENCE);
+    if console.dropped() > 0 {
+        log::warn!("{} bytes of console were dropped: nobody read them", console.dropped());
+    }
+    let (status, reason) = match &outcome {
+        Ok(ending) if ending.is_unhappy() => {
+            log::error!("{ending}");
+            (ending.status(), ending.to_string())
+        }
+        Ok(ending) => {
+            log::info!("{ending}");
+            return Ok(ending.status());
+        }
+        Err(failure) => (failure.status, failure.sentence.clone()),
+    };
+    if let Some(path) = &plan.termination_log
+        && let Err(error) = exit::report(path, &reason, &console.last_lines(REPORT_LINES))
+    {
+        log::warn!("the report cannot be written to {}: {error}", path.display());
+    }
+    outcome.map(|_| status)
+}
+
+/// Everything the machine is made of, then the machine.
+fn prepare_and_boot(
+    plan: &Plan,
+    console: &Arc<SerialConsole>,
+    signals: &Signals,
+) -> Result<Started, Failure> {
+    let error = |error: &(dyn Error + 'static)| Failure::new(error, exit::ERROR);
+    // Read first: a mistake in them must be found before anything is made.
+    let sources = config_drive::read(&plan.cloud)?;
+    let place = Place::open(plan)?;
+    let mac = plan.mac.unwrap_or(place.identity.mac);
+    let facts = GuestFacts {
+        uuid: place.identity.uuid.to_string(),
+        name: plan.name.clone(),
+        mac: (plan.net != Net::None).then(|| show_mac(mac)),
+    };
+    let drive = config_drive::build(&sources, &facts)?;
+    let nics = nics(plan, mac).map_err(|e| error(&e))?;
+    let disks = place.disks(plan, drive, &|| signals.asked())?;
+    let config = MachineConfig {
+        cpus: plan.cpus,
+        memory_bytes: plan.memory_bytes,
+        boot: boot(&plan.boot),
+        disks: disks.disks,
+        nics,
+        console: console.clone(),
+        identity: BoardIdentity {
+            uuid: disks.identity.uuid.into_bytes(),
+            serial: disks.identity.uuid.to_string(),
+        },
+    };
+    log::info!("starting {} ({})", plan.name, disks.identity.uuid);
+    let started = start_machine(config).map_err(|e| error(&e))?;
+    disks.created.keep();
+    Ok(started)
+}
+
+/// The machine's place in the image directory, and who it is.
+struct Place {
+    /// `None`: a machine without a root disk keeps nothing, and is a new one at each start.
+    store: Option<Store>,
+    identity: Identity,
+}
+
+struct Disks {
+    disks: Vec<DiskConfig>,
+    identity: Identity,
+    created: Created,
+}
+
+impl Place {
+    fn open(plan: &Plan) -> Result<Self, Failure> {
+        if plan.root == Root::None {
+            return Ok(Self { store: None, identity: Identity::new() });
+        }
+        let error = |error: crate::image::ImageError| Failure::new(&error, exit::ERROR);
+        let store = Store::open(&plan.image_dir, &plan.name).map_err(error)?;
+        let identity = store.identity().map_err(error)?;
+        Ok(Self { store: Some(store), identity })
+    }
+
+    /// Opens the root disk, the further disks, and last the config drive, so that the root disk is
+    /// the first a guest finds.
+    fn disks(
+        mut self,
+        plan: &Plan,
+        drive: Vec<u8>,
+        cancelled: Cancelled<'_>,
+    ) -> Result<Disks, Failure> {
+        let error = |error: crate::image::ImageError| Failure::new(&error, exit::ERROR);
+        let mut disks = Vec::new();
+        match (&plan.root, &mut self.store) {
+            (Root::Image(image), Some(store)) => {
+                let root = overlay::open_root(store, image, &mut self.identity, cancelled)
+                    .map_err(error)?;
+                disks.push(root);
+            }
+            (Root::Device(disk), Some(store)) => {
+                disks.push(overlay::open_disk(disk, 0).map_err(error)?);
+                store.keep_identity(&self.identity).map_err(error)?;
+            }
+            _ => {}
+        }
+        for (number, disk) in (1..).zip(&plan.disks) {
+            disks.push(overlay::open_disk(disk, number).map_err(error)?);
+        }
+        disks.push(DiskConfig {
+            backend: Arc::new(MemoryDisk::new(drive)),
+            serial: DRIVE_SERIAL.to_owned(),
+            queues: 1,
+            engine: DiskEngine::Sync,
+        });
+        // The directory's lock ends here; the overlay has its own.
+        let created = self.store.map(|mut store| std::mem::take(&mut store.created));
+        Ok(Disks { disks, identity: self.identity, created: created.unwrap_or_default() })
+    }
+}
+
+fn nics(plan: &Plan, mac: [u8; 6]) -> Result<Vec<NicConfig>, link::TapError> {
+    let Net::Tap(name) = &plan.net else { return Ok(Vec::new()) };
+    let tap = link::open(name, plan.cpus)?;
+    let mtu = plan.mtu.or(tap.mtu).filter(|mtu| *mtu >= 68);
+    Ok(vec![NicConfig { taps: tap.queues, mac, mtu }])
+}
+
+fn boot(boot: &Boot) -> BootConfig {
+    match boot {
+        Boot::Disk { cmdline_extra } => {
+            BootConfig::Disk { disk: 0, cmdline_extra: cmdline_extra.clone() }
+        }
+        Boot::Kernel { kernel, initrd, cmdline } => BootConfig::Kernel {
+            // Opened again at every reset, wherever this process is by then.
+            kernel: absolute(kernel),
+            initrd: initrd.as_deref().map(absolute),
+            cmdline: cmdline.clone(),
+        },
+    }
+}
+
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+}
+
+/// What the main thread waits for.
+enum Event {
+    /// Somebody asks for the end: who.
+    Shutdown(String),
+    /// The machine has ended.
+    Ended(MachineEnd),
+}
+
+/// From the start of the machine to its end.
+fn serve(started: Started, plan: &Plan, signals: Signals) -> io::Result<Ending> {
+    let Started { control, wait } = started;
+    let (tell, events) = sync_channel(16);
+    let watch = {
+        let tell = tell.clone();
+        signals.watch(move |signal| offer(&tell, signal.to_string()))?
+    };
+    let _waiter = {
+        let tell = tell.clone();
+        let run = move || send(&tell, Event::Ended(wait()));
+        Builder::new().name("wait".to_owned()).spawn(run)?
+    };
+    let raw = match plan.console {
+        ConsoleMode::None => None,
+        ConsoleMode::Auto | ConsoleMode::Stdio => RawMode::enter(io::stdin())?,
+    };
+    let input = match (plan.console, raw.is_some()) {
+        (_, true) => {
+            log::info!("{GREETING}");
+            Some(input(true, Arc::clone(&control), tell)?)
+        }
+        (ConsoleMode::Stdio, false) => Some(input(false, Arc::clone(&control), tell)?),
+        _ => None,
+    };
+    let ending = supervise(&*control, &events, Shutdown::new(plan.stop_timeout));
+    drop(input);
+    drop(raw);
+    drop(watch);
+    Ok(ending)
+}
+
+/// Passes a request on, but never waits: the sending thread is joined while nobody receives, and of
+/// sixteen requests the last adds nothing.
+fn offer(tell: &SyncSender<Event>, who: String) {
+    drop(tell.try_send(Event::Shutdown(who)));
+}
+
+/// The receiver is gone when the end is known, and then nothing matters any more.
+fn send(tell: &SyncSender<Event>, event: Event) {
+    drop(tell.send(event));
+}
+
+/// Carries standard input to the guest.
+fn input(escape: bool, control: Arc<dyn Control>, tell: SyncSender<Event>) -> io::Result<Input> {
+    let stdin = File::from(io::stdin().as_fd().try_clone_to_owned()?);
+    let wish = move |wish| match wish {
+        Wish::Help => log::info!("{HELP}"),
+        Wish::Quit => offer(&tell, "the user at the terminal".to_owned()),
+    };
+    let guest = move |bytes: &[u8]| control.console_input(bytes);
+    Input::start(stdin, InputTo { guest: Box::new(guest), wish: Box::new(wish), escape })
+}
+
+/// Waits for the end, and sees to it when it is asked for.
+fn supervise(control: &dyn Control, events: &Receiver<Event>, mut shutdown: Shutdown) -> Ending {
+    loop {
+        let event = match shutdown.deadline() {
+            None => events.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            Some(deadline) => {
+                events.recv_timeout(deadline.saturating_duration_since(Instant::now()))
+            }
+        };
+        let action = match event {
+            Ok(Event::Ended(end)) => return shutdown.on_end(end),
+            Ok(Event::Shutdown(who)) => {
+                log::info!("{who} asks for the end");
+                shutdown.on_request(Instant::now())
+            }
+            Err(RecvTimeoutError::Timeout) => shutdown.on_time(Instant::now()),
+            // The waiting thread always sends before it ends, unless it panicked.
+            Err(RecvTimeoutError::Disconnected) => {
+                return Ending::Failed("nobody waits for it any more".to_owned());
+            }
+        };
+        match action {
+            Action::Wait => {}
+            Action::PowerButton => {
+                log::info!("pressing the power button");
+                control.power_button();
+            }
+            Action::Stop => {
+                log::warn!("stopping the machine");
+                control.stop();
+            }
+            Action::Leave(ending) => return ending,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Mutex;
+
+    /// Remembers what it was asked.
+    #[derive(Default)]
+    struct Fake {
+        asked: Mutex<Vec<&'static str>>,
+        /// Told when it is stopped, and, if it obeys, when its button is pressed.
+        end: Mutex<Option<SyncSender<Event>>>,
+        obeys: bool,
+    }
+
+    impl Control for Fake {
+        fn power_button(&self) {
+            self.asked.lock().unwrap().push("button");
+            if self.obeys {
+                send(
+                    self.end.lock().unwrap().as_ref().unwrap(),
+                    Event::Ended(MachineEnd::PoweredOff),
+                );
+            }
+        }
+
+        fn stop(&self) {
+            self.asked.lock().unwrap().push("stop");
+            send(self.end.lock().unwrap().as_ref().unwrap(), Event::Ended(MachineEnd::Stopped));
+        }
+
+        fn console_input(&self, bytes: &[u8]) -> usize {
+            bytes.len()
+        }
+    }
+
+    fn supervised(obeys: bool, timeout: Duration, requests: usize) -> (Ending, Vec<&'static str>) {
+        let (tell, events) = sync_channel(16);
+        let fake = Fake { obeys, end: Mutex::new(Some(tell.clone())), ..Fake::default() };
+        for _ in 0..requests {
+            send(&tell, Event::Shutdown("a test".into()));
+        }
+        let ending = supervise(&fake, &events, Shutdown::new(timeout));
+        (ending, fake.asked.into_inner().unwrap())
+    }
+
+    #[test]
+    fn a_guest_that_obeys_powers_off() {
+        let long = Duration::from_secs(600);
+        assert_eq!(supervised(true, long, 1), (Ending::PoweredOff, vec!["button"]));
+    }
+
+    #[test]
+    fn a_guest_that_does_not_is_stopped_in_time() {
+        let short = Duration::from_millis(20);
+        let (ending, asked) = supervised(false, short, 1);
+        assert_eq!((ending, asked), (Ending::TimedOut(short), vec!["button", "stop"]));
+    }
+
+    #[test]
+    fn two_requests_stop_at_once() {
+        let long = Duration::from_secs(600);
+        let (ending, asked) = supervised(false, long, 2);
+        assert_eq!((ending, asked), (Ending::StoppedAtOnce, vec!["button", "stop"]));
+    }
+
+    #[test]
+    fn a_waiter_that_died_is_noticed() {
+        let (tell, events) = sync_channel::<Event>(1);
+        drop(tell);
+        let ending = supervise(&Fake::default(), &events, Shutdown::new(Duration::ZERO));
+        assert!(matches!(ending, Ending::Failed(_)));
+    }
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("{0}")]
+    struct Layer(&'static str, #[source] Option<Box<Layer>>);
+
+    #[test]
+    fn causes_are_told_once() {
+        let cause = Layer("no space left", None);
+        let middle = Layer("a: cannot be written", Some(Box::new(cause)));
+        let top = Layer("disk a: cannot be written", Some(Box::new(middle)));
+        assert_eq!(sentence(&top), "disk a: cannot be written: no space left");
+    }
+}
