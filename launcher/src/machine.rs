@@ -4,6 +4,9 @@
 use std::sync::Arc;
 
 use vmm::config::MachineConfig;
+use vmm::{Machine, MachineHandle, StartError};
+
+pub use vmm::ExitReason as MachineEnd;
 
 /// What can be asked of a running machine, from any thread, without waiting.
 pub trait Control: Send + Sync {
@@ -15,20 +18,22 @@ pub trait Control: Send + Sync {
     fn console_input(&self, bytes: &[u8]) -> usize;
 }
 
-/// How a machine has ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[cfg_attr(not(test), expect(dead_code, reason = "start_machine makes them"))]
-pub enum MachineEnd {
-    /// The guest powered off.
-    PoweredOff,
-    /// [`Control::stop`] was called.
-    Stopped,
-    /// The guest's kernel panicked.
-    GuestPanicked,
-    /// Triple fault.
-    TripleFault,
-    /// The machine could not go on; the reason.
-    Failed(String),
+impl Control for MachineHandle {
+    fn power_button(&self) {
+        if let Err(refused) = MachineHandle::power_button(self) {
+            log::debug!("power button: {refused}");
+        }
+    }
+
+    fn stop(&self) {
+        if let Err(refused) = MachineHandle::stop(self) {
+            log::debug!("stop: {refused}");
+        }
+    }
+
+    fn console_input(&self, bytes: &[u8]) -> usize {
+        MachineHandle::console_input(self, bytes)
+    }
 }
 
 /// A running machine.
@@ -39,19 +44,11 @@ pub struct Started {
     pub wait: Box<dyn FnOnce() -> MachineEnd + Send>,
 }
 
-/// Why a machine did not start.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// This build has no machine to start.
-    #[error("this build of berth cannot run machines yet")]
-    NotBuilt,
-}
-
 /// Starts the machine.
 ///
 /// # Errors
 /// [`StartError`]; the backends in `config` are closed then.
 pub fn start_machine(config: MachineConfig) -> Result<Started, StartError> {
-    drop(config);
-    Err(StartError::NotBuilt)
+    let machine = Machine::start(config)?;
+    Ok(Started { control: Arc::new(machine.handle()), wait: Box::new(move || machine.wait()) })
 }

@@ -8,6 +8,7 @@ use std::fmt::Write as _;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
@@ -28,7 +29,7 @@ use crate::host::Host;
 use crate::image::base::Cancelled;
 use crate::image::identity::Identity;
 use crate::image::{Created, Store, overlay};
-use crate::machine::{Control, MachineEnd, Started, start_machine};
+use crate::machine::{Control, MachineEnd, start_machine};
 use crate::net::link;
 use crate::shutdown::{Action, Shutdown};
 use crate::signals::Signals;
@@ -160,9 +161,7 @@ fn logged(layers: &Layers, signals: Signals) -> Result<u8, Failure> {
         ConsoleMode::Auto | ConsoleMode::Stdio => SerialConsole::on_stdout(),
     };
     let console = Arc::new(console.map_err(|error| Failure::new(&error, exit::ERROR))?);
-    let outcome = prepare_and_boot(&plan, &console, &signals).and_then(|started| {
-        serve(started, &plan, signals).map_err(|error| Failure::new(&error, exit::ERROR))
-    });
+    let outcome = live(&plan, &console, signals);
     console.finish(CONSOLE_PATIENCE);
     if console.dropped() > 0 {
         log::warn!("{} bytes of console were dropped: nobody read them", console.dropped());
@@ -186,13 +185,32 @@ fn logged(layers: &Layers, signals: Signals) -> Result<u8, Failure> {
     outcome.map(|_| status)
 }
 
-/// Everything the machine is made of, then the machine.
-fn prepare_and_boot(
+/// From nothing to the machine's end. Whatever may fail on our side is done before it starts: from
+/// then on there is a disk to be flushed.
+fn live(plan: &Plan, console: &Arc<SerialConsole>, signals: Signals) -> Result<Ending, Failure> {
+    let error = |error: &(dyn Error + 'static)| Failure::new(error, exit::ERROR);
+    let (config, created) = prepare(plan, console, &signals)?;
+    let (tell, events) = sync_channel(16);
+    let watch = {
+        let tell = tell.clone();
+        signals.watch(move |signal| offer(&tell, signal.to_string())).map_err(|e| error(&e))?
+    };
+    let waiter = start_waiter(tell.clone()).map_err(|e| error(&e))?;
+    let started = start_machine(config).map_err(|e| error(&e))?;
+    created.keep();
+    // The waiter is there: it does nothing but receive this.
+    drop(waiter.send(started.wait));
+    let ending = serve(&started.control, plan, tell, &events);
+    drop(watch);
+    Ok(ending)
+}
+
+/// Everything the machine is made of.
+fn prepare(
     plan: &Plan,
     console: &Arc<SerialConsole>,
     signals: &Signals,
-) -> Result<Started, Failure> {
-    let error = |error: &(dyn Error + 'static)| Failure::new(error, exit::ERROR);
+) -> Result<(MachineConfig, Created), Failure> {
     // Read first: a mistake in them must be found before anything is made.
     let sources = config_drive::read(&plan.cloud)?;
     let place = Place::open(plan)?;
@@ -203,7 +221,7 @@ fn prepare_and_boot(
         mac: (plan.net != Net::None).then(|| show_mac(mac)),
     };
     let drive = config_drive::build(&sources, &facts)?;
-    let nics = nics(plan, mac).map_err(|e| error(&e))?;
+    let nics = nics(plan, mac).map_err(|error| Failure::new(&error, exit::ERROR))?;
     let disks = place.disks(plan, drive, &|| signals.asked())?;
     let config = MachineConfig {
         cpus: plan.cpus,
@@ -216,11 +234,10 @@ fn prepare_and_boot(
             uuid: disks.identity.uuid.into_bytes(),
             serial: disks.identity.uuid.to_string(),
         },
+        require_native_kvm: true,
     };
     log::info!("starting {} ({})", plan.name, disks.identity.uuid);
-    let started = start_machine(config).map_err(|e| error(&e))?;
-    disks.created.keep();
-    Ok(started)
+    Ok((config, disks.created))
 }
 
 /// The machine's place in the image directory, and who it is.
@@ -317,36 +334,50 @@ enum Event {
     Ended(MachineEnd),
 }
 
-/// From the start of the machine to its end.
-fn serve(started: Started, plan: &Plan, signals: Signals) -> io::Result<Ending> {
-    let Started { control, wait } = started;
-    let (tell, events) = sync_channel(16);
-    let watch = {
-        let tell = tell.clone();
-        signals.watch(move |signal| offer(&tell, signal.to_string()))?
+/// Waits for the machine's end.
+type Wait = Box<dyn FnOnce() -> MachineEnd + Send>;
+
+/// Starts the thread that waits for a machine and tells of its end.
+fn start_waiter(tell: SyncSender<Event>) -> io::Result<SyncSender<Wait>> {
+    let (give, given) = sync_channel::<Wait>(1);
+    let run = move || {
+        // Without a machine, the sender is dropped.
+        if let Ok(wait) = given.recv() {
+            // Were a bug to end this thread silently, nobody would ever hear of the end.
+            let end = catch_unwind(AssertUnwindSafe(wait));
+            let end = end.unwrap_or_else(|_| MachineEnd::Failed("a bug in berth".to_owned()));
+            send(&tell, Event::Ended(end));
+        }
     };
-    let _waiter = {
-        let tell = tell.clone();
-        let run = move || send(&tell, Event::Ended(wait()));
-        Builder::new().name("wait".to_owned()).spawn(run)?
-    };
+    Builder::new().name("wait".to_owned()).spawn(run)?;
+    Ok(give)
+}
+
+/// From the start of the machine to its end: joins it to the terminal, and waits.
+fn serve(
+    control: &Arc<dyn Control>,
+    plan: &Plan,
+    tell: SyncSender<Event>,
+    events: &Receiver<Event>,
+) -> Ending {
     let raw = match plan.console {
         ConsoleMode::None => None,
-        ConsoleMode::Auto | ConsoleMode::Stdio => RawMode::enter(io::stdin())?,
+        ConsoleMode::Auto | ConsoleMode::Stdio => RawMode::enter(io::stdin()).unwrap_or_else(|e| {
+            log::warn!("the terminal cannot be put in raw mode: {e}");
+            None
+        }),
     };
-    let input = match (plan.console, raw.is_some()) {
-        (_, true) => {
-            log::info!("{GREETING}");
-            Some(input(true, Arc::clone(&control), tell)?)
-        }
-        (ConsoleMode::Stdio, false) => Some(input(false, Arc::clone(&control), tell)?),
-        _ => None,
-    };
-    let ending = supervise(&*control, &events, Shutdown::new(plan.stop_timeout));
-    drop(input);
+    let wanted = raw.is_some() || plan.console == ConsoleMode::Stdio;
+    let carrier = wanted.then(|| input(raw.is_some(), Arc::clone(control), tell));
+    match &carrier {
+        Some(Ok(_)) if raw.is_some() => log::info!("{GREETING}"),
+        Some(Err(error)) => log::warn!("there is no console input: {error}"),
+        _ => {}
+    }
+    let ending = supervise(&**control, events, Shutdown::new(plan.stop_timeout));
+    drop(carrier);
     drop(raw);
-    drop(watch);
-    Ok(ending)
+    ending
 }
 
 /// Passes a request on, but never waits: the sending thread is joined while nobody receives, and of
@@ -387,7 +418,7 @@ fn supervise(control: &dyn Control, events: &Receiver<Event>, mut shutdown: Shut
                 shutdown.on_request(Instant::now())
             }
             Err(RecvTimeoutError::Timeout) => shutdown.on_time(Instant::now()),
-            // The waiting thread always sends before it ends, unless it panicked.
+            // The waiting thread always sends before it ends.
             Err(RecvTimeoutError::Disconnected) => {
                 return Ending::Failed("nobody waits for it any more".to_owned());
             }
@@ -478,6 +509,22 @@ mod tests {
         drop(tell);
         let ending = supervise(&Fake::default(), &events, Shutdown::new(Duration::ZERO));
         assert!(matches!(ending, Ending::Failed(_)));
+    }
+
+    #[test]
+    fn the_waiter_tells_of_every_end() {
+        let waits: [Wait; 2] =
+            [Box::new(|| MachineEnd::PoweredOff), Box::new(|| panic!("on purpose"))];
+        for (wait, want) in waits.into_iter().zip([0, 5]) {
+            let (tell, events) = sync_channel(1);
+            start_waiter(tell).unwrap().send(wait).unwrap();
+            let ending = supervise(&Fake::default(), &events, Shutdown::new(Duration::ZERO));
+            assert_eq!(ending.status(), want, "{ending}");
+        }
+        // No machine: the thread ends, and with it its way to tell.
+        let (tell, events) = sync_channel(1);
+        drop(start_waiter(tell).unwrap());
+        assert!(events.recv().is_err());
     }
 
     #[derive(Debug, thiserror::Error)]

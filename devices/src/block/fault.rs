@@ -1,6 +1,7 @@
 //! What can be wrong with an image, in sentences for whoever gave it to us; and its format, which
 //! is stated by configuration and read off the bytes only once, at import.
 
+use std::error::Error;
 use std::fmt;
 use std::fs::File;
 use std::io;
@@ -93,14 +94,25 @@ impl ImageFormat {
 }
 
 /// An image that cannot be opened: which, and why.
-#[derive(Debug, thiserror::Error)]
-#[error("{image}: {fault}")]
+#[derive(Debug)]
 pub struct OpenError {
     /// The image, as it was named.
     pub image: String,
     /// What is wrong with it.
-    #[source]
     pub fault: Fault,
+}
+
+impl fmt::Display for OpenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.image, self.fault)
+    }
+}
+
+impl Error for OpenError {
+    /// What is behind the fault, which the text has already told.
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.fault.source()
+    }
 }
 
 /// What is wrong with an image.

@@ -33,6 +33,7 @@ pub use raw::{Raw, Window};
 
 use vm_memory::VolatileSlice;
 
+pub mod inline;
 pub mod ring;
 
 /// What a disk is made of, in bytes.

@@ -65,6 +65,13 @@ impl Recorder {
         (count(|c| matches!(c, Change::Write { .. })), count(|c| matches!(c, Change::Sync)))
     }
 
+    /// The instants right after something was written at `offset`.
+    pub(super) fn after_writes_at(&self, offset: u64) -> Vec<usize> {
+        let changes = self.changes.lock().unwrap();
+        let at = |c: &Change| matches!(c, Change::Write { offset: o, .. } if *o == offset);
+        changes.iter().enumerate().filter(|(_, c)| at(c)).map(|(i, _)| i + 1).collect()
+    }
+
     /// Rebuilds into `file`, which holds the contents from before the first change, what is left
     /// when the power fails after `at` changes. `keep` decides sector by sector about those that
     /// were not synced: whether this change of it survived.

@@ -22,6 +22,7 @@ pub use request::Counters;
 
 pub mod config;
 mod request;
+mod slot;
 mod sync;
 mod uring;
 
@@ -115,9 +116,17 @@ impl Blk {
             serial: padded,
             read_only: info.read_only,
             write_through: false,
+            inline: true,
             counters: Arc::default(),
         };
         Ok(Blk { disk, queues, engine, workers: vec![], malformed: Arc::default() })
+    }
+
+    /// Lets the ring do everything, so that tests see it at work.
+    #[cfg(test)]
+    fn without_inline(mut self) -> Blk {
+        self.disk.inline = false;
+        self
     }
 
     /// The engine in use; never [`Engine::Auto`].

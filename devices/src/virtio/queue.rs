@@ -378,3 +378,6 @@ impl<'m> Virtqueue<'m> {
 fn crossed(event: u16, old: u16, new: u16) -> bool {
     new.wrapping_sub(event).wrapping_sub(1) < new.wrapping_sub(old)
 }
+
+#[cfg(test)]
+mod tests;

@@ -22,7 +22,7 @@ mod fuzz;
 mod ring;
 
 pub use fuzz::drive;
-pub use ring::{DESC_INDIRECT, DESC_NEXT, DESC_WRITE, Ring};
+pub use ring::{DESC_INDIRECT, DESC_NEXT, DESC_WRITE, Ring, write_descriptor};
 
 /// How long anything may take before a test fails.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -44,8 +44,15 @@ pub struct Ram {
     next: u64,
 }
 
+impl Default for Ram {
+    fn default() -> Ram {
+        Ram::new()
+    }
+}
+
 impl Ram {
-    fn new() -> Ram {
+    /// 16 MiB at 0, 1 MiB at 4 GiB; all zeroes.
+    pub fn new() -> Ram {
         let ranges =
             [(GuestAddress(0), LOW_RAM as usize), (GuestAddress(HIGH_RAM), HIGH_RAM_LEN as usize)];
         let memory = GuestRam::from_ranges(&ranges).expect("17 MiB can be mapped");

@@ -48,7 +48,7 @@ pub fn compose(
     let is_serial = |console: &&str| console.starts_with("ttyS");
     if consoles.is_empty() {
         words.extend(CONSOLES.split(' '));
-    } else if has_display && consoles.iter().all(|console| is_serial(&console)) {
+    } else if has_display && consoles.iter().all(is_serial) {
         // In front of the others, so that /dev/console stays what it was.
         let first = words.iter().position(|word| word.starts_with("console=")).unwrap_or(0);
         words.insert(first, DISPLAY_CONSOLE);

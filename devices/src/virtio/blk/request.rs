@@ -114,6 +114,8 @@ pub struct Disk {
     pub read_only: bool,
     /// The driver does not flush: each write must be durable by itself (§5.2.6.2).
     pub write_through: bool,
+    /// What needs no waiting may be done without the ring.
+    pub inline: bool,
     /// What was done.
     pub counters: Arc<Counters>,
 }

@@ -1,9 +1,8 @@
-//! Both engines, as a driver sees them, on a disk that places its data in every way there is.
+//! Every engine, as a driver sees it.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 
 use vm_memory::{Bytes, VolatileSlice};
 
@@ -11,240 +10,11 @@ use super::config::*;
 use super::*;
 use crate::block::{Access, BlockError, BlockInfo, FlushPlan, Placement};
 use crate::pci::PciDevice;
+use crate::virtio::F_VERSION_1;
 use crate::virtio::testkit::{Rig, drive};
-use crate::virtio::{F_EVENT_IDX, F_INDIRECT_DESC, F_VERSION_1};
+use driver::{ALL, CAPACITY, CLUSTER, Driver, Layout, TestDisk, Variant, blk, engines};
 
-const CLUSTER: u64 = 4096;
-const CAPACITY: u64 = 1 << 20;
-
-/// How the disk places its clusters.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Layout {
-    /// All in the file, in one piece.
-    File,
-    /// All in the file, no two bytes of different sectors in one piece.
-    Crumbs,
-    /// Unwritten clusters are zeroes, or need a call; every third one always does.
-    Mixed,
-    /// Everything is called.
-    Call,
-}
-
-struct TestDisk {
-    file: Arc<File>,
-    layout: Layout,
-    written: Mutex<Vec<bool>>,
-    lease: Arc<AtomicU32>,
-    read_only: bool,
-    flushes: AtomicUsize,
-    flush_by_call: AtomicBool,
-    /// What the next access to the last cluster fails with.
-    failure: Mutex<Option<BlockError>>,
-}
-
-impl TestDisk {
-    fn new(layout: Layout) -> TestDisk {
-        let file = tempfile::tempfile().unwrap();
-        file.set_len(CAPACITY).unwrap();
-        TestDisk {
-            file: Arc::new(file),
-            layout,
-            written: Mutex::new(vec![false; (CAPACITY / CLUSTER) as usize]),
-            lease: Arc::default(),
-            read_only: false,
-            flushes: AtomicUsize::new(0),
-            flush_by_call: AtomicBool::new(false),
-            failure: Mutex::new(None),
-        }
-    }
-
-    fn check(&self, offset: u64, len: u64) -> Result<(), BlockError> {
-        assert!(len > 0 && offset.is_multiple_of(512) && len.is_multiple_of(512));
-        assert!(offset + len <= CAPACITY, "the device checks ranges before");
-        if offset + len > CAPACITY - CLUSTER
-            && let Some(error) = self.failure.lock().unwrap().take()
-        {
-            return Err(error);
-        }
-        Ok(())
-    }
-
-    fn mark(&self, offset: u64, len: u64) {
-        let clusters = offset / CLUSTER..(offset + len).div_ceil(CLUSTER);
-        clusters.for_each(|cluster| self.written.lock().unwrap()[cluster as usize] = true);
-    }
-}
-
-impl BlockBackend for TestDisk {
-    fn info(&self) -> BlockInfo {
-        BlockInfo {
-            capacity: CAPACITY,
-            logical_block: 512,
-            physical_block: 4096,
-            optimal_io: 4096,
-            discard_granularity: 4096,
-            read_only: self.read_only,
-        }
-    }
-
-    fn read_at(&self, bufs: &[VolatileSlice<'_>], mut offset: u64) -> Result<(), BlockError> {
-        self.check(offset, bufs.iter().map(|buf| buf.len() as u64).sum())?;
-        for buf in bufs {
-            let mut data = vec![0; buf.len()];
-            self.file.read_exact_at(&mut data, offset)?;
-            buf.copy_from(&data);
-            offset += data.len() as u64;
-        }
-        Ok(())
-    }
-
-    fn write_at(&self, bufs: &[VolatileSlice<'_>], mut offset: u64) -> Result<(), BlockError> {
-        let len = bufs.iter().map(|buf| buf.len() as u64).sum();
-        self.check(offset, len)?;
-        self.mark(offset, len);
-        for buf in bufs {
-            let mut data = vec![0u8; buf.len()];
-            buf.read_slice(&mut data, 0).unwrap();
-            self.file.write_all_at(&data, offset)?;
-            offset += data.len() as u64;
-        }
-        Ok(())
-    }
-
-    fn flush(&self) -> Result<(), BlockError> {
-        self.flushes.fetch_add(1, Ordering::SeqCst);
-        Ok(())
-    }
-
-    fn discard(&self, offset: u64, len: u64) -> Result<(), BlockError> {
-        self.zero(offset, len, true)
-    }
-
-    fn zero(&self, offset: u64, len: u64, _: bool) -> Result<(), BlockError> {
-        self.check(offset, len)?;
-        self.mark(offset, len);
-        Ok(self.file.write_all_at(&vec![0; len as usize], offset)?)
-    }
-
-    fn place(&self, offset: u64, len: u64, access: Access) -> Result<Placement, BlockError> {
-        self.check(offset, len)?;
-        let cluster = offset / CLUSTER;
-        let written = self.written.lock().unwrap()[cluster as usize];
-        let rest = (CLUSTER - offset % CLUSTER).min(len);
-        let file = |len| Placement::File {
-            file: self.file.clone(),
-            offset,
-            len,
-            lease: Some(self.lease.clone() as Arc<dyn std::any::Any + Send + Sync>),
-        };
-        Ok(match self.layout {
-            // More than was asked for may lie there in one piece.
-            Layout::File => file(CAPACITY - offset),
-            Layout::Crumbs => file(512),
-            Layout::Call => Placement::Call { len },
-            Layout::Mixed if cluster % 3 == 2 => Placement::Call { len: rest },
-            Layout::Mixed if written => file(rest),
-            Layout::Mixed if access == Access::Read => Placement::Zeroes { len: rest },
-            Layout::Mixed => Placement::Call { len: rest },
-        })
-    }
-
-    fn plan_flush(&self) -> FlushPlan {
-        if self.read_only {
-            FlushPlan::Done
-        } else if self.flush_by_call.load(Ordering::SeqCst) {
-            FlushPlan::Call
-        } else {
-            FlushPlan::Sync(self.file.clone())
-        }
-    }
-}
-
-/// A rig, and what a block driver does with it.
-struct Driver {
-    rig: Rig,
-    disk: Arc<TestDisk>,
-    counters: Arc<Counters>,
-}
-
-const ALL: u64 = F_VERSION_1 | F_EVENT_IDX | F_INDIRECT_DESC | F_FLUSH | F_MQ;
-
-/// The engines that this host has; says aloud which it has not.
-fn engines() -> Vec<Engine> {
-    let mut engines = vec![Engine::Sync];
-    match Idle::new(8) {
-        Ok(_) => engines.push(Engine::IoUring),
-        Err(error) => eprintln!("skipped: no io_uring here: {error}"),
-    }
-    engines
-}
-
-impl Driver {
-    fn new(disk: TestDisk, queues: u16, engine: Engine) -> Driver {
-        let disk = Arc::new(disk);
-        let blk = Blk::new(disk.clone(), "serial-0123456789", queues, engine).unwrap();
-        assert_eq!(blk.engine(), engine);
-        let counters = blk.counters();
-        Driver { rig: Rig::new(Box::new(blk)), disk, counters }
-    }
-
-    fn up(layout: Layout, queues: u16, engine: Engine) -> Driver {
-        let mut driver = Driver::new(TestDisk::new(layout), queues, engine);
-        let offered = driver.rig.offered();
-        driver.rig.bring_up(ALL & offered);
-        driver
-    }
-
-    /// Adds a request; returns where its status will be.
-    fn add(
-        &mut self,
-        queue: usize,
-        kind: u32,
-        sector: u64,
-        out: &[(u64, u32)],
-        back: &[(u64, u32)],
-    ) -> u64 {
-        let header = self.rig.ram.take(32);
-        let mut bytes = [0; 16];
-        bytes[..4].copy_from_slice(&kind.to_le_bytes());
-        bytes[8..].copy_from_slice(&sector.to_le_bytes());
-        self.rig.ram.write(header, &bytes);
-        self.rig.ram.write(header + 16, &[0xee]);
-        let readable = [&[(header, 16)], out].concat();
-        let writable = [back, &[(header + 16, 1)]].concat();
-        if readable.len() + writable.len() > 8 {
-            let mut ram = self.rig.ram.clone();
-            let size = 16 * (readable.len() + writable.len()) as u64;
-            self.rig.ram.take(size);
-            self.rig.queue(queue).add_indirect(&mut ram, &readable, &writable);
-        } else {
-            self.rig.queue(queue).add(&readable, &writable);
-        }
-        header + 16
-    }
-
-    /// One request, alone.
-    fn call(&mut self, kind: u32, sector: u64, out: &[(u64, u32)], back: &[(u64, u32)]) -> u8 {
-        let status = self.add(0, kind, sector, out, back);
-        assert_eq!(self.rig.complete(0).len(), 1);
-        self.rig.ram.read(status, 1)[0]
-    }
-
-    fn put(&mut self, bytes: &[u8]) -> (u64, u32) {
-        (self.rig.ram.put(bytes), bytes.len() as u32)
-    }
-
-    fn write(&mut self, sector: u64, bytes: &[u8]) -> u8 {
-        let data = self.put(bytes);
-        self.call(1, sector, &[data], &[])
-    }
-
-    fn read(&mut self, sector: u64, len: usize) -> (u8, Vec<u8>) {
-        let at = self.rig.ram.take(len as u64);
-        let status = self.call(0, sector, &[], &[(at, len as u32)]);
-        (status, self.rig.ram.read(at, len))
-    }
-}
+mod driver;
 
 struct Rng(u64);
 
@@ -268,7 +38,7 @@ fn cut(at: u64, len: u32, rng: &mut Rng) -> Vec<(u64, u32)> {
     pieces
 }
 
-fn compare_with_model(layout: Layout, queues: u16, engine: Engine) {
+fn compare_with_model(layout: Layout, queues: u16, engine: Variant) {
     let mut driver = Driver::up(layout, queues, engine);
     let mut rng = Rng(0x1234_5678_9abc_def1);
     let mut model = vec![0u8; CAPACITY as usize];
@@ -532,7 +302,7 @@ fn buffers_that_the_file_does_not_take_go_through_the_backend() {
         let mut disk = TestDisk::new(Layout::File);
         disk.file = Arc::new(direct.try_clone().unwrap());
         let calls = Arc::new(AlignedCalls { disk, plain: named.reopen().unwrap() });
-        let blk = Blk::new(calls, "", 1, engine).unwrap();
+        let blk = blk(calls, "", 1, engine);
         let mut rig = Rig::new(Box::new(blk));
         rig.bring_up(ALL & rig.offered());
         let mut driver =
@@ -666,7 +436,7 @@ proptest::proptest! {
     ) {
         for engine in engines() {
             let disk = Arc::new(TestDisk::new(Layout::Mixed));
-            drive(&bytes, Box::new(Blk::new(disk, "", 2, engine).unwrap()));
+            drive(&bytes, Box::new(blk(disk, "", 2, engine)));
         }
     }
 }

@@ -1,8 +1,8 @@
 //! The io_uring engine: many requests at once, straight between guest memory and file.
 //!
 //! A request becomes a [`Slot`]. Its data is cut where [`BlockBackend::place`] says, and each
-//! extent is an operation of the ring; zeroes are filled in, and what only a call can do is called
-//! for, in this thread. Operations end in any order; with the last of a request its status is
+//! extent is done at once where that takes no waiting ([`Inline`]), and else is an operation of the
+//! ring; zeroes are filled in, and what only a call can do is called for, in this thread. Operations end in any order; with the last of a request its status is
 //! written. One `io_uring_enter` hands over a batch and sleeps until a kick, the stop event or a
 //! completion comes; one interrupt tells of a batch.
 //!
@@ -14,8 +14,10 @@ use std::io;
 
 use vm_memory::VolatileSlice;
 
-use super::request::{Disk, Kind, Request, S_IOERR, S_OK, host_error};
-use crate::block::ring::{Completion, Direction, Extent, Idle, MAX_PIECES, Ring, Token};
+use super::request::{Disk, Kind, Request, S_OK, host_error};
+use super::slot::{Cursor, Phase, Slot};
+use crate::block::inline::{Attempt, Inline};
+use crate::block::ring::{Completion, Extent, Idle, Ring, Token};
 use crate::block::{Access, BlockError, FlushPlan, Placement};
 use crate::event::Event;
 use crate::mem::GuestMemory;
@@ -25,6 +27,10 @@ use crate::virtio::service::ServiceError;
 
 /// Operations in flight for one queue; requests beyond wait their turn.
 pub const OPERATIONS: u16 = 128;
+
+/// So much data is moved by this thread itself before the driver is told of what is done: it need
+/// not idle meanwhile.
+const TELL_BYTES: u64 = 256 << 10;
 
 const EVENT_STOP: usize = 0;
 const ZEROES: [u8; 4096] = [0; 4096];
@@ -45,45 +51,12 @@ pub fn serve(
     Engine::new(disk, ring, usize::from(queue.size())).run(queue, interrupt)
 }
 
-/// A request that is being served.
-struct Slot<'m> {
-    chain: Chain<'m>,
-    request: Request<'m>,
-    /// Position of the data on the disk, in bytes.
-    offset: u64,
-    /// How much of the data has been placed, and where that is in the chain.
-    placed: Cursor,
-    /// Length of the data.
-    len: u64,
-    /// Operations in flight.
-    operations: u32,
-    /// Waits for room in the ring, in [`Engine::waiting`].
-    waits: bool,
-    phase: Phase,
-    status: u8,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Phase {
-    Data,
-    /// A flush, be it the request itself or the end of a durable write.
-    Flush,
-    /// Only the end of what is in flight is awaited.
-    Last,
-}
-
-/// A place in a list of pieces.
-#[derive(Clone, Copy, Default)]
-struct Cursor {
-    /// From the start of the data, in bytes.
-    at: u64,
-    piece: usize,
-    within: usize,
-}
-
 struct Engine<'d, 'm> {
     disk: &'d Disk,
     ring: Ring<'m>,
+    inline: Inline,
+    /// Bytes moved by this thread since the driver was told last.
+    untold: u64,
     slots: Vec<Option<Slot<'m>>>,
     free: Vec<usize>,
     waiting: VecDeque<usize>,
@@ -99,6 +72,8 @@ impl<'d, 'm> Engine<'d, 'm> {
         Engine {
             disk,
             ring,
+            inline: Inline::default(),
+            untold: 0,
             slots: (0..slots).map(|_| None).collect(),
             free: (0..slots).rev().collect(),
             waiting: VecDeque::new(),
@@ -118,14 +93,9 @@ impl<'d, 'm> Engine<'d, 'm> {
             let mut more = false;
             if !self.stopping {
                 queue.disable_kicks()?;
-                self.accept(queue)?;
+                self.accept(queue, interrupt)?;
             }
-            for (chain, written) in self.done.drain(..) {
-                queue.complete(chain, written)?;
-            }
-            if queue.publish()? {
-                interrupt.queue(queue.index());
-            }
+            self.tell(queue, interrupt)?;
             if self.stopping && self.free.len() == self.slots.len() {
                 return Ok(());
             }
@@ -157,9 +127,30 @@ impl<'d, 'm> Engine<'d, 'm> {
         }
     }
 
-    /// Takes new requests, as many as there are slots: no more than a ring's worth.
-    fn accept(&mut self, queue: &mut Virtqueue<'m>) -> Result<(), ServiceError> {
-        while let Some(&index) = self.free.last() {
+    /// Tells the driver of everything that is done.
+    fn tell(
+        &mut self,
+        queue: &mut Virtqueue<'m>,
+        interrupt: &dyn Interrupt,
+    ) -> Result<(), ServiceError> {
+        for (chain, written) in self.done.drain(..) {
+            queue.complete(chain, written)?;
+        }
+        if queue.publish()? {
+            interrupt.queue(queue.index());
+        }
+        self.untold = 0;
+        Ok(())
+    }
+
+    /// Takes new requests, while there are slots: no more than a ring's worth.
+    fn accept(
+        &mut self,
+        queue: &mut Virtqueue<'m>,
+        interrupt: &dyn Interrupt,
+    ) -> Result<(), ServiceError> {
+        for _ in 0..queue.size() {
+            let Some(&index) = self.free.last() else { break };
             let Some(mut chain) = queue.pop()? else { break };
             let Some(request) = Request::parse(&mut chain) else {
                 queue.complete(chain, 0)?;
@@ -169,6 +160,9 @@ impl<'d, 'm> Engine<'d, 'm> {
                 self.free.pop();
                 self.slots[index] = Some(slot);
                 self.with_slot(index, |engine, slot| engine.advance(index, slot));
+            }
+            if self.untold >= TELL_BYTES {
+                self.tell(queue, interrupt)?;
             }
         }
         Ok(())
@@ -265,6 +259,13 @@ impl<'d, 'm> Engine<'d, 'm> {
             Placement::File { file, offset, len, lease } => {
                 slot.take(len, &mut self.pieces)?;
                 let token = Token { slot: index, at, len: slot.placed.at - at };
+                if self.disk.inline
+                    && let Attempt::Done =
+                        self.inline.transfer(&file, offset, direction, &self.pieces)
+                {
+                    self.untold += token.len;
+                    return Ok(());
+                }
                 let extent = Extent { file, offset, lease };
                 if !self.ring.transfer(token, direction, extent, self.pieces.iter().copied()) {
                     return Err(BlockError::Io(io::ErrorKind::OutOfMemory.into()));
@@ -282,6 +283,7 @@ impl<'d, 'm> Engine<'d, 'm> {
             }
             Placement::Call { len } => {
                 slot.take(len, &mut self.pieces)?;
+                self.untold += slot.placed.at - at;
                 self.call(access, position)
             }
         }
@@ -298,6 +300,7 @@ impl<'d, 'm> Engine<'d, 'm> {
         match self.disk.backend.plan_flush() {
             FlushPlan::Done => Ok(()),
             FlushPlan::Call => self.disk.backend.flush(),
+            FlushPlan::Sync(file) if self.inline.is_volatile(&file) => Ok(()),
             FlushPlan::Sync(file) => {
                 if !self.ring.sync(Token { slot: index, at: 0, len: 0 }, file) {
                     return self.disk.backend.flush();
@@ -339,69 +342,6 @@ impl<'d, 'm> Engine<'d, 'm> {
         self.pieces.clear();
         cursor.advance(slot.data(), token.len, usize::MAX, |piece| self.pieces.push(piece));
         self.call(slot.direction().0, slot.offset + token.at)
-    }
-}
-
-impl<'m> Slot<'m> {
-    /// Whatever comes now, the request has failed: the first reason counts.
-    fn fail(&mut self, status: u8) {
-        if self.status == S_OK {
-            self.status = status.max(S_IOERR);
-        }
-        self.phase = Phase::Last;
-    }
-
-    fn direction(&self) -> (Access, Direction) {
-        match self.request.kind {
-            Kind::In => (Access::Read, Direction::Read),
-            _ => (Access::Write, Direction::Write),
-        }
-    }
-
-    fn data(&self) -> &[VolatileSlice<'m>] {
-        match self.request.kind {
-            Kind::In => self.chain.writable.pieces(),
-            _ => self.chain.readable.pieces(),
-        }
-    }
-
-    /// Takes at most `len` further bytes of the data, and at most [`MAX_PIECES`] pieces.
-    ///
-    /// # Errors
-    /// When nothing comes of it: a placement of no length would be asked for forever.
-    fn take(&mut self, len: u64, pieces: &mut Vec<VolatileSlice<'m>>) -> Result<(), BlockError> {
-        let mut cursor = self.placed;
-        cursor.advance(self.data(), len, MAX_PIECES, |piece| pieces.push(piece));
-        if cursor.at == self.placed.at {
-            return Err(BlockError::Corrupt("a placement of no length".into()));
-        }
-        self.placed = cursor;
-        Ok(())
-    }
-}
-
-impl Cursor {
-    /// Passes over at most `len` bytes in at most `count` pieces, and shows them to `each`.
-    fn advance<'m>(
-        &mut self,
-        pieces: &[VolatileSlice<'m>],
-        mut len: u64,
-        count: usize,
-        mut each: impl FnMut(VolatileSlice<'m>),
-    ) {
-        for _ in 0..count {
-            let Some(piece) = pieces.get(self.piece).filter(|_| len > 0) else { return };
-            let left = piece.len().saturating_sub(self.within);
-            let some = left.min(usize::try_from(len).unwrap_or(usize::MAX));
-            let Ok(part) = piece.subslice(self.within, some) else { return };
-            each(part);
-            len -= some as u64;
-            self.at += some as u64;
-            self.within += some;
-            if self.within == piece.len() {
-                (self.piece, self.within) = (self.piece + 1, 0);
-            }
-        }
     }
 }
 

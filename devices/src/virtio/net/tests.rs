@@ -10,7 +10,9 @@ use crate::event::wait_readable;
 use crate::net::loopback::{Loopback, pair};
 use crate::net::{HEADER_LEN, MAX_FRAME, Offloads};
 use crate::pci::PciDevice;
-use crate::virtio::testkit::{Rig, drive};
+use crate::pci::msix::Msix;
+use crate::virtio::pci::line::Line;
+use crate::virtio::testkit::{Ram, Rig, Ring, drive};
 use crate::virtio::{F_EVENT_IDX, F_VERSION_1};
 
 const MAC: MacAddr = [0x52, 0x54, 0, 0x12, 0x34, 0x56];
@@ -340,31 +342,27 @@ fn a_reset_with_frames_in_flight_comes_back() {
 #[test]
 fn buffers_held_for_frames_go_back_to_the_ring() {
     let (mut net, _near, far) = device(1, None);
-    let mut rig = Rig::new(Box::new(super::super::rng::Rng::new()));
+    let mut ram = Ram::new();
+    let msix = Msix::new(vec![Arc::new(crate::irq::RecordingRoute::default())]);
     let features = PLAIN | F_MRG_RXBUF | F_GUEST_CSUM | F_GUEST_TSO4;
     // The device is driven by hand: its queues are looked at between two activations.
     let mut rings = vec![];
     let mut lives = vec![];
     for index in 0..2u16 {
-        let mut ring = crate::virtio::testkit::Ring::new(&mut rig.ram, 64, true);
-        let at = rig.ram.take(4096);
+        let mut ring = Ring::new(&mut ram, 64, true);
+        let at = ram.take(4096);
         if index == 0 {
             (0..40).for_each(|n| {
                 ring.add(&[], &[(at + 100 * n, 100)]);
             });
         }
-        let mut queue = <virtio_queue::Queue as virtio_queue::QueueT>::new(64).unwrap();
-        use vm_memory::GuestAddress;
-        queue.try_set_desc_table_address(GuestAddress(ring.table)).unwrap();
-        queue.try_set_avail_ring_address(GuestAddress(ring.avail)).unwrap();
-        queue.try_set_used_ring_address(GuestAddress(ring.used)).unwrap();
-        lives.push(LiveQueue { index, queue, kick: Event::new().unwrap().fd().clone() });
+        lives.push(ring.live(index));
         rings.push(ring);
     }
     for round in 1..=3u16 {
         far[0].put(&frame(150, round as u8));
-        let interrupt = crate::virtio::pci::line::Line::new(rig.msix.clone(), 3);
-        let memory = rig.ram.memory.clone();
+        let interrupt = Line::new(msix.clone(), 3);
+        let memory = ram.memory.clone();
         let activation =
             Activation { memory, features, queues: std::mem::take(&mut lives), interrupt };
         net.start(activation).unwrap();

@@ -3,10 +3,13 @@
 use std::collections::HashMap;
 use std::sync::atomic::{Ordering, fence};
 
+use virtio_queue::{Queue, QueueT};
 use vm_memory::{Bytes, GuestAddress};
 
 use super::Ram;
+use crate::event::Event;
 use crate::mem::GuestMemory;
+use crate::virtio::LiveQueue;
 
 /// The chain goes on in `next`.
 pub const DESC_NEXT: u16 = 1;
@@ -51,6 +54,20 @@ impl Ring {
             kicked: 0,
             last_used: 0,
         }
+    }
+
+    /// The queue as a device gets it, for tests that need no transport.
+    pub fn live(&self, index: u16) -> LiveQueue {
+        let mut queue = Queue::new(self.size).expect("the size is a power of two");
+        let at = GuestAddress;
+        let set = queue
+            .try_set_desc_table_address(at(self.table))
+            .and_then(|()| queue.try_set_avail_ring_address(at(self.avail)))
+            .and_then(|()| queue.try_set_used_ring_address(at(self.used)));
+        set.expect("rings are aligned");
+        queue.set_ready(true);
+        let kick = Event::new().expect("tests have descriptors left");
+        LiveQueue { index, queue, kick: kick.fd().clone() }
     }
 
     /// Descriptors that are free.

@@ -101,7 +101,7 @@ impl Disk {
         called_off: Arc<AtomicBool>,
     ) -> Rc<Self> {
         let info = backend.info();
-        let block = u64::from(info.logical_block).clamp(1, CHUNK);
+        let block = u64::from(info.logical_block).clamp(512, CHUNK);
         Rc::new(Disk {
             backend,
             size: info.capacity,

@@ -1,10 +1,10 @@
 //! Chooses the kernel that the guest's own boot loader would have chosen, from the guest's own
 //! disk.
 //!
-//! A disk is read through these layers: [`disk`] (bytes, with a budget), [`partition`] (GPT, MBR),
-//! [`fs`] (ext, XFS, btrfs, FAT, one tree of files each), [`volumes`] (all of them, by number, label
-//! or UUID), [`entries`] (what each kind of boot loader would load), [`search`] (where to look, and
-//! the loading). Nothing is written, and nothing guessed: without a configuration that leads to a
+//! A disk is read through these layers: `disk` (bytes, with a budget), `partition` (GPT, MBR),
+//! `fs` (ext, XFS, btrfs, FAT, one tree of files each), `volumes` (all of them, by number, label
+//! or UUID), `entries` (what each kind of boot loader would load), `search` (where to look),
+//! `load` (kernel and ramdisks). Nothing is written, and nothing guessed: without a configuration that leads to a
 //! kernel, the answer is [`NothingFound`], which says what was seen.
 //!
 //! Everything here is under the guest's control, and the filesystem readers are not ours: the
@@ -22,6 +22,7 @@ use devices::block::BlockBackend;
 mod disk;
 mod entries;
 mod fs;
+mod load;
 mod partition;
 mod search;
 #[cfg(test)]

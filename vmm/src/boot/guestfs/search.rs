@@ -1,4 +1,4 @@
-//! Where a boot configuration is looked for, in which order, and the loading of what it names.
+//! Where a boot configuration is looked for, and in which order.
 //!
 //! Partitions: an extended boot loader partition, one labelled `boot`, then ext and XFS by size,
 //! then btrfs, then FAT. On each: GRUB, Boot Loader Specification entries, GRUB Legacy, SYSLINUX,
@@ -8,21 +8,15 @@
 //! [`choose`](super::choose).
 
 use std::cmp::Reverse;
-use std::ops::Range;
 
 use super::entries::grub::{self, GrubError};
-use super::entries::{Place, bls, menulst, sdboot, syslinux, uki};
-use super::fs::{FsError, Kind, Node};
+use super::entries::{Place, bls, menulst, sdboot, syslinux};
+use super::fs::{Kind, Node};
+use super::load::{Files, Plan};
 use super::partition::Role;
 use super::volumes::{Part, Volumes};
 use super::{BootPolicy, Choice};
 
-/// Largest kernel, in bytes.
-const MAX_KERNEL: u64 = 256 << 20;
-/// Largest initial ramdisk, in bytes.
-const MAX_INITRD: u64 = 1 << 30;
-/// Initial ramdisks of one entry.
-const MAX_INITRDS: usize = 16;
 /// Partitions looked into.
 const MAX_PARTITIONS: usize = 64;
 /// Partitions that a refusal lists.
@@ -51,24 +45,10 @@ const SYSLINUX: [&str; 10] = [
 ];
 const UKI: &str = "/EFI/Linux";
 
-/// What a configuration says to load.
-struct Plan {
-    /// The partition and file that said so, and which entry.
-    origin: String,
-    files: Files,
-}
-
-enum Files {
-    /// Kernel and ramdisks in files of their own: partition and path.
-    Separate { kernel: (usize, String), initrds: Vec<(usize, String)>, cmdline: String },
-    /// Everything in one file.
-    Unified { partition: usize, path: String },
-}
-
 /// A search, with what it has seen so far.
 pub struct Search<'v> {
-    volumes: &'v mut Volumes,
-    policy: BootPolicy,
+    pub(super) volumes: &'v mut Volumes,
+    pub(super) policy: BootPolicy,
     /// By partition: configurations that led nowhere, and why.
     notes: Vec<Vec<String>>,
 }
@@ -107,7 +87,7 @@ impl<'v> Search<'v> {
             .or_else(|| if is_boot_partition { self.efi_grub(index) } else { None })
     }
 
-    fn note(&mut self, index: usize, note: String) {
+    pub(super) fn note(&mut self, index: usize, note: String) {
         if let Some(notes) = self.notes.get_mut(index)
             && notes.len() < 8
             && !notes.contains(&note)
@@ -116,8 +96,17 @@ impl<'v> Search<'v> {
         }
     }
 
+    /// A file is at `path`, in the very tree that is looked in.
     fn is_file(&mut self, index: usize, path: &str) -> bool {
-        matches!(self.volumes.node(index, path), Some(Node::File(_)))
+        matches!(self.volumes.node_here(index, path), Some(Node::File(_)))
+    }
+
+    /// The names in a directory of the very tree that is looked in.
+    fn names(&mut self, index: usize, path: &str) -> Vec<String> {
+        match self.volumes.node_here(index, path) {
+            Some(Node::Directory) => self.volumes.names(index, path),
+            _ => Vec::new(),
+        }
     }
 
     /// Where a configuration is, for people: `partition 1 (ext4, GPT): /boot/grub/grub.cfg`.
@@ -188,7 +177,7 @@ impl<'v> Search<'v> {
     /// Boot Loader Specification entries that no GRUB configuration lists.
     fn bls(&mut self, index: usize) -> Option<Choice> {
         for directory in BLS {
-            let mut names = self.volumes.names(index, directory);
+            let mut names = self.names(index, directory);
             names.retain(|name| name.ends_with(".conf"));
             names.truncate(MAX_BLS);
             if names.is_empty() {
@@ -253,7 +242,8 @@ impl<'v> Search<'v> {
     }
 
     fn menu_lst(&mut self, index: usize, path: &str) -> Option<Choice> {
-        let text = self.volumes.read_text(index, path)?;
+        let is_here = self.is_file(index, path);
+        let text = is_here.then(|| self.volumes.read_text(index, path)).flatten()?;
         let Some((entry, default)) = menulst::default_entry(&text) else {
             self.note(index, format!("{path} has no entries"));
             return None;
@@ -289,7 +279,8 @@ impl<'v> Search<'v> {
     }
 
     fn syslinux(&mut self, index: usize, path: &str) -> Option<Choice> {
-        let text = self.volumes.read_text(index, path)?;
+        let is_here = self.is_file(index, path);
+        let text = is_here.then(|| self.volumes.read_text(index, path)).flatten()?;
         let directory = path.rsplit_once('/').map_or("", |(directory, _)| directory).to_owned();
         let absolute = |file: &str| {
             if file.starts_with('/') { file.to_owned() } else { format!("{directory}/{file}") }
@@ -319,7 +310,7 @@ impl<'v> Search<'v> {
     /// Unified kernel images: the one `loader.conf` names, else the newest by name.
     fn unified(&mut self, index: usize) -> Option<Choice> {
         let mut entries: Vec<bls::Entry> = Vec::new();
-        for name in self.volumes.names(index, UKI) {
+        for name in self.names(index, UKI) {
             let stem = name.to_ascii_lowercase().strip_suffix(".efi").map(str::len);
             // The boot counter of an image is written as that of an entry file is.
             let parsed = stem.and_then(|len| name.get(..len)).and_then(|stem| {
@@ -342,68 +333,11 @@ impl<'v> Search<'v> {
 
     /// The small configurations beside GRUB on an EFI system partition, vendors' before `BOOT`.
     fn efi_grub(&mut self, index: usize) -> Option<Choice> {
-        let mut vendors = self.volumes.names(index, "/EFI");
+        let mut vendors = self.names(index, "/EFI");
         vendors.sort_by_key(|name| name.eq_ignore_ascii_case("boot"));
         let paths: Vec<String> =
             vendors.iter().take(32).map(|name| format!("/EFI/{name}/grub.cfg")).collect();
         self.grub(index, &paths.iter().map(String::as_str).collect::<Vec<_>>())
-    }
-
-    /// Loads what a plan names; what is not there is noted against the configuration at `path`.
-    fn load(&mut self, index: usize, path: &str, plan: Plan) -> Option<Choice> {
-        match self.try_load(index, plan) {
-            Ok(choice) => Some(choice),
-            Err(error) => {
-                self.note(index, format!("{path}: {error}"));
-                None
-            }
-        }
-    }
-
-    fn try_load(&mut self, index: usize, plan: Plan) -> Result<Choice, FsError> {
-        let mut left = self.policy.memory_bytes;
-        let mut reason = plan.origin;
-        let (kernel, initrds, cmdline) = match plan.files {
-            Files::Separate { kernel: (partition, path), initrds, cmdline } => {
-                let kernel = self.piece(partition, &path, MAX_KERNEL, &mut left)?;
-                reason.push_str(&format!(": {path}"));
-                if partition != index {
-                    let found = self.volumes.parts.get(partition);
-                    let shown = found.map(|part| part.partition.to_string());
-                    reason.push_str(&format!(" on {}", shown.unwrap_or_default()));
-                }
-                let mut pieces = Vec::new();
-                for (partition, path) in initrds.iter().take(MAX_INITRDS) {
-                    pieces.push(self.piece(*partition, path, MAX_INITRD, &mut left)?);
-                    reason.push_str(&format!(" + {path}"));
-                }
-                (kernel, pieces, cmdline)
-            }
-            Files::Unified { partition, path } => {
-                let max = MAX_KERNEL + MAX_INITRD;
-                let file = self.piece(partition, &path, max, &mut left)?;
-                let image = uki::parse(&file).ok_or_else(|| {
-                    FsError::Reader(format!("{path} is not a unified kernel image"))
-                })?;
-                let part = |range: Range<usize>| file.get(range).unwrap_or_default().to_vec();
-                let initrds = image.initrds.into_iter().map(part).collect();
-                (file.get(image.linux).unwrap_or_default().to_vec(), initrds, image.cmdline)
-            }
-        };
-        Ok(Choice { kernel, initrds, cmdline, reason })
-    }
-
-    /// One file, counted against what may be loaded in all.
-    fn piece(
-        &mut self,
-        partition: usize,
-        path: &str,
-        max: u64,
-        left: &mut u64,
-    ) -> Result<Vec<u8>, FsError> {
-        let bytes = self.volumes.read_file(partition, path, max.min(*left))?;
-        *left = left.saturating_sub(bytes.len() as u64);
-        Ok(bytes)
     }
 
     /// What was looked for and what was seen, for the refusal.

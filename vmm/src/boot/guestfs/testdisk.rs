@@ -2,40 +2,80 @@
 //!
 //! Test code only.
 
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use devices::block::{Access, BlockBackend, BlockError, BlockInfo, FlushPlan, Placement};
-use vm_memory::VolatileSlice;
+use vm_memory::{Bytes, VolatileSlice};
 
 use super::disk::{Budget, Disk};
 use super::partition::crc32;
 
-/// A read-only disk in memory that insists on its block grid and counts reads.
+/// A read-only disk in memory that insists on its block grid and counts reads. Only what is not
+/// zero is kept, so that a large and mostly empty one is cheap to have and to change.
+#[derive(Clone)]
 pub struct MemoryDisk {
-    bytes: Vec<u8>,
+    pages: BTreeMap<usize, Arc<[u8]>>,
+    size: usize,
     block: u32,
-    reads: AtomicU64,
+    reads: Arc<AtomicU64>,
 }
+
+/// What is kept or left out in one piece.
+const PAGE: usize = 4096;
 
 impl MemoryDisk {
     /// A disk of `bytes`, filled up with zeroes to its block grid.
-    pub fn new(mut bytes: Vec<u8>, block: u32) -> Self {
-        bytes.resize(bytes.len().next_multiple_of(block as usize), 0);
-        MemoryDisk { bytes, block, reads: AtomicU64::new(0) }
+    pub fn new(bytes: Vec<u8>, block: u32) -> Self {
+        let pages = bytes.chunks(PAGE).enumerate();
+        let used = pages.filter(|(_, page)| *page != &[0; PAGE][..page.len()]);
+        MemoryDisk {
+            pages: used.map(|(index, page)| (index, page.into())).collect(),
+            size: bytes.len().next_multiple_of(block as usize),
+            block,
+            reads: Arc::default(),
+        }
     }
 
     /// Calls of `read_at` so far.
     pub fn reads(&self) -> u64 {
         self.reads.load(Ordering::Relaxed)
     }
+
+    /// Where the pages begin that are not all zeroes.
+    pub fn used(&self) -> Vec<usize> {
+        self.pages.keys().map(|page| page * PAGE).collect()
+    }
+
+    /// Changes the used page that begins at `at`.
+    pub fn edit(&mut self, at: usize, change: impl FnOnce(&mut [u8])) {
+        if let Some(page) = self.pages.get_mut(&(at / PAGE)) {
+            let mut bytes = page.to_vec();
+            change(&mut bytes);
+            *page = bytes.into();
+        }
+    }
+
+    /// The bytes of a range.
+    fn bytes(&self, at: usize, len: usize) -> Vec<u8> {
+        let mut bytes = vec![0; len];
+        for (index, page) in self.pages.range(at / PAGE..(at + len).div_ceil(PAGE)) {
+            let start = index * PAGE;
+            let (from, to) = (start.max(at), (start + page.len()).min(at + len));
+            if from < to {
+                bytes[from - at..to - at].copy_from_slice(&page[from - start..to - start]);
+            }
+        }
+        bytes
+    }
 }
 
 impl BlockBackend for MemoryDisk {
     fn info(&self) -> BlockInfo {
         BlockInfo {
-            capacity: self.bytes.len() as u64,
+            capacity: self.size as u64,
             logical_block: self.block,
             physical_block: self.block,
             optimal_io: self.block,
@@ -48,15 +88,15 @@ impl BlockBackend for MemoryDisk {
         self.reads.fetch_add(1, Ordering::Relaxed);
         let mut at = offset as usize;
         for buf in bufs {
-            let range = BlockError::Range { offset: at as u64, len: buf.len() as u64 };
-            if !(at as u64).is_multiple_of(u64::from(self.block))
-                || !buf.len().is_multiple_of(self.block as usize)
+            let len = buf.len();
+            if !at.is_multiple_of(self.block as usize)
+                || !len.is_multiple_of(self.block as usize)
+                || at + len > self.size
             {
-                return Err(range);
+                return Err(BlockError::Range { offset: at as u64, len: len as u64 });
             }
-            let bytes = self.bytes.get(at..at + buf.len()).ok_or(range)?;
-            buf.copy_from(bytes);
-            at += buf.len();
+            buf.write_slice(&self.bytes(at, len), 0).expect("as long as the buffer");
+            at += len;
         }
         Ok(())
     }

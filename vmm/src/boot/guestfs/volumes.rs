@@ -45,6 +45,15 @@ enum Trees {
     Failed(String),
 }
 
+/// How far a path is followed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reach {
+    /// Only in the tree that is looked in.
+    View,
+    /// Also in the default tree and in btrfs's top level, where GRUB's paths begin.
+    Outer,
+}
+
 /// Every partition of a disk.
 pub struct Volumes {
     /// How the disk is divided.
@@ -140,12 +149,13 @@ impl Volumes {
         }
     }
 
-    /// Does `work` in the tree that is looked in, and where nothing is found there, in the default
-    /// one and the top level, where GRUB's paths begin.
+    /// Does `work` in the tree that is looked in, and as far as `reach` goes where nothing is found
+    /// there.
     fn with_tree<T>(
         &mut self,
         index: usize,
         path: &str,
+        reach: Reach,
         mut work: impl FnMut(&mut Tree) -> Result<T, FsError>,
     ) -> Result<T, FsError> {
         self.open(index);
@@ -159,7 +169,11 @@ impl Volumes {
             Trees::Unopened => return Err(FsError::NotFound(path.to_owned())),
         };
         let mut order = vec![part.view];
-        order.extend([0, 1].into_iter().filter(|tree| *tree != part.view));
+        let outer =
+            trees.iter().enumerate().filter(|(_, tree)| matches!(&*tree.subvolume, "" | "/"));
+        if reach == Reach::Outer {
+            order.extend(outer.map(|(tree, _)| tree).filter(|tree| *tree != part.view));
+        }
         let mut first_error = None;
         for tree in order {
             let Some(tree) = trees.get_mut(tree) else { continue };
@@ -183,7 +197,7 @@ impl Volumes {
     /// # Errors
     /// [`FsError`].
     pub fn read_file(&mut self, index: usize, path: &str, max: u64) -> Result<Vec<u8>, FsError> {
-        self.with_tree(index, path, |tree| tree.read(path, max))
+        self.with_tree(index, path, Reach::Outer, |tree| tree.read(path, max))
     }
 
     /// The text of a configuration file; `None` where there is none, or none of a sane size.
@@ -194,12 +208,20 @@ impl Volumes {
 
     /// What is at `path`.
     pub fn node(&mut self, index: usize, path: &str) -> Option<Node> {
-        self.with_tree(index, path, |tree| tree.resolve(path)).ok().map(|(_, node)| node)
+        self.with_tree(index, path, Reach::Outer, |tree| tree.resolve(path))
+            .ok()
+            .map(|(_, node)| node)
+    }
+
+    /// What is at `path` in the tree that is looked in, and in no other.
+    pub fn node_here(&mut self, index: usize, path: &str) -> Option<Node> {
+        let found = self.with_tree(index, path, Reach::View, |tree| tree.resolve(path));
+        found.ok().map(|(_, node)| node)
     }
 
     /// The names in a directory; empty where there is none.
     pub fn names(&mut self, index: usize, path: &str) -> Vec<String> {
-        self.with_tree(index, path, |tree| tree.list(path)).unwrap_or_default()
+        self.with_tree(index, path, Reach::Outer, |tree| tree.list(path)).unwrap_or_default()
     }
 
     /// The partition with this filesystem UUID.
@@ -255,6 +277,7 @@ fn guarded<T>(work: impl FnOnce() -> Result<T, FsError>) -> Result<T, FsError> {
 #[cfg(test)]
 mod tests {
     use super::super::fs::GuestFs;
+    use super::super::fs::fake::FakeFs;
     use super::super::testdisk::{self, MemoryDisk, Part as TestPart, open};
     use super::*;
 
@@ -277,6 +300,34 @@ mod tests {
         assert_eq!(mbr.device(0), "hd0,msdos1");
         let whole = volumes(vec![0; 4096]);
         assert_eq!((whole.device(0), whole.index("hd0")), ("hd0".into(), Some(0)));
+    }
+
+    #[test]
+    fn paths_lead_from_the_tree_that_is_looked_in_and_then_from_the_top() {
+        let tree = |subvolume: &str, files: &[(&str, &str)]| {
+            let mut tree = Tree::new(Box::new(FakeFs::new(files)));
+            tree.subvolume = subvolume.to_owned();
+            tree
+        };
+        let mut volumes = volumes(testdisk::mbr(&[b"x"]));
+        volumes.parts[0].trees = Trees::Open(vec![
+            tree("", &[("/a", "default"), ("/b", "default")]),
+            tree("home", &[("/c", "home")]),
+            tree("/", &[("/b", "top"), ("/@/x", "top")]),
+            tree("@", &[("/a", "@"), ("/x", "@")]),
+        ]);
+        let mut read = |tree, path| {
+            volumes.look_in(0, tree);
+            let here = volumes.node_here(0, path).is_some();
+            let text = volumes.read_text(0, path).unwrap_or_default();
+            format!("{text} {here}")
+        };
+        assert_eq!(read(3, "/a"), "@ true");
+        assert_eq!(read(3, "/@/x"), "top false");
+        assert_eq!(read(3, "/b"), "default false");
+        assert_eq!(read(2, "/b"), "top true");
+        assert_eq!(read(0, "/c"), " false");
+        assert_eq!(volumes.subvolume(0, 3), "@");
     }
 
     struct Broken;

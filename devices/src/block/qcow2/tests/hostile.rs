@@ -108,12 +108,12 @@ fn noise_behind_a_valid_magic_is_harmless() {
     }
 }
 
-/// Every L1 entry of the largest table leads to one L2 table whose entries all lead to one
-/// cluster: a walk must not take the product of both.
+/// Every L1 entry leads to one L2 table whose entries all lead to one cluster: a walk must not
+/// take the product of both.
 #[test]
 fn a_check_of_many_references_to_one_table_ends() {
     let file = tempfile::tempfile().unwrap();
-    let entries = 1u64 << 22;
+    let entries = 1u64 << 20;
     let options = CreateOptions { cluster_bits: 9, ..CreateOptions::new(entries * 64 * 512) };
     create(&file, &options).unwrap();
     let header = read_header(&ImageFile::new(file.try_clone().unwrap()).unwrap()).unwrap();
@@ -121,7 +121,6 @@ fn a_check_of_many_references_to_one_table_ends() {
     let table: Vec<u8> = (l2 | geometry::COPIED).to_be_bytes().repeat(entries as usize);
     file.write_all_at(&table, header.l1_offset).unwrap();
     file.write_all_at(&(l2 | geometry::COPIED).to_be_bytes().repeat(64), l2).unwrap();
-    let begin = std::time::Instant::now();
-    assert!(check(&file).unwrap().corruptions > 0);
-    assert!(begin.elapsed().as_secs() < 60, "{:?}", begin.elapsed());
+    let corruptions = check(&file).unwrap().corruptions;
+    assert!((entries..4 * entries).contains(&corruptions), "{corruptions}");
 }

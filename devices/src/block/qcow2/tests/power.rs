@@ -56,7 +56,8 @@ fn copy(file: &File) -> File {
     copy
 }
 
-fn record(shape: Shape, initial: File, over_base: bool, seed: u64, steps: u64) -> Run {
+/// Plays random operations; in the middle, the disk grows to `size`.
+fn record(size: u64, initial: File, over_base: bool, seed: u64, steps: u64) -> Run {
     let file = copy(&initial);
     let recorder = Arc::new(Recorder::default());
     let backing = base(over_base);
@@ -75,7 +76,7 @@ fn record(shape: Shape, initial: File, over_base: bool, seed: u64, steps: u64) -
             _ => What::Flush,
         };
         if step == steps / 2 {
-            disk.grow((SECTORS + (64 << shape.cluster_bits)) * 512).unwrap();
+            disk.grow(size).unwrap();
             what = What::Flush;
         }
         sectors = sectors.min(SECTORS - first);
@@ -167,6 +168,18 @@ impl Run {
         assert!(read(&open(&file, self.backing.clone()), 512 * 399, 512) == sector(42));
     }
 
+    /// Cuts at the instants when the header has just been pointed to another table.
+    fn check_switches(&self, field: u64) {
+        let mut random = Random::new(field);
+        let switches = self.recorder.after_writes_at(field);
+        assert!(!switches.is_empty(), "the run was meant to move a table");
+        for at in switches {
+            for odds in [10, 50, 50, 50, 90, 100] {
+                self.check_cut(at, || random.below(100) < odds, false);
+            }
+        }
+    }
+
     fn allowed_unflushed(&self, index: u64, at: usize) -> HashSet<u64> {
         let below = self.backing.is_some() && index < SECTORS / 2;
         let mut allowed = HashSet::from([if below { u64::MAX - index } else { 0 }]);
@@ -180,7 +193,8 @@ impl Run {
 }
 
 fn play(shape: Shape, initial: File, over_base: bool, seed: u64) {
-    let run = record(shape, initial, over_base, seed, 60);
+    let size = (SECTORS + (64 << shape.cluster_bits)) * 512;
+    let run = record(size, initial, over_base, seed, 60);
     let mut random = Random::new(seed ^ 0xc0ffee);
     let changes = run.recorder.len();
     let qemu = have_qemu();
@@ -190,6 +204,8 @@ fn play(shape: Shape, initial: File, over_base: bool, seed: u64) {
         let odds = [100, 0, 50, 90, 10][round % 5];
         run.check_cut(at, || random.below(100) < odds, qemu && round % 8 == 0);
     }
+    // The disk grew in the middle.
+    run.check_switches(field::SIZE);
 }
 
 #[test]
@@ -235,7 +251,7 @@ fn a_moving_refcount_table_survives_power_cuts() {
         read_header(&ImageFile::new(copy(&file)).unwrap()).unwrap().refcount_table_clusters,
         1
     );
-    let run = record(shape, file, false, 9, 120);
+    let run = record(16 << 20, file, false, 9, 120);
     let last = copy(&run.initial);
     run.recorder.cut(&last, run.recorder.len(), || true);
     let header = read_header(&ImageFile::new(last).unwrap()).unwrap();
@@ -244,6 +260,31 @@ fn a_moving_refcount_table_survives_power_cuts() {
     for _ in 0..40 {
         let at = random.below(run.recorder.len() as u64 + 1) as usize;
         run.check_cut(at, || random.below(2) == 0, false);
+    }
+    run.check_switches(field::REFCOUNT_TABLE);
+}
+
+/// The larger L1 table needs refcount blocks of its own.
+#[test]
+fn a_disk_that_grows_much_survives_power_cuts() {
+    let run = record(700 << 20, blank(V3, SECTORS * 512), false, 12, 30);
+    run.check_switches(field::SIZE);
+}
+
+/// What lies in a free cluster of the file, after a crash or from a tool that does not punch holes,
+/// is never seen through a cluster written in part.
+#[test]
+fn a_reused_cluster_shows_nothing_old() {
+    let file = blank(Shape { cluster_bits: 16, ..V3 }, 4 << 20);
+    let len = file.metadata().unwrap().len();
+    file.write_all_at(&vec![0xdd; 1 << 20], len).unwrap();
+    let disk = open(&file, None);
+    for cluster in 0..20 {
+        let at = cluster << 16;
+        write(&disk, at + 8192, &[1; 512]);
+        let bytes = read(&disk, at, 65536);
+        assert_eq!(bytes[8192..8704], [1; 512]);
+        assert!(bytes[..8192].iter().chain(&bytes[8704..]).all(|b| *b == 0), "{cluster}");
     }
 }
 

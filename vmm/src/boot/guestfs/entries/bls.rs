@@ -8,6 +8,9 @@ use std::cmp::Ordering;
 
 use super::version;
 
+/// Longest entry file, in bytes: its command line alone is bounded to far less.
+const MAX_ENTRY: usize = 64 * 1024;
+
 /// One entry.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Entry {
@@ -36,6 +39,9 @@ impl Entry {
     /// kernel.
     pub fn parse(name: &str, text: &str) -> Option<Self> {
         let stem = name.strip_suffix(".conf")?;
+        if text.len() > MAX_ENTRY {
+            return None;
+        }
         let (id, spent) = without_counter(stem);
         let mut entry = Entry { id: id.to_owned(), spent, ..Entry::default() };
         for line in text.lines() {
@@ -146,6 +152,7 @@ mod tests {
         assert!(Entry::parse("x", text).is_none());
         assert!(Entry::parse("x.conf", "title Windows\nefi /EFI/x.efi\n").is_none());
         assert!(Entry::parse("x.conf", "linux /l\narchitecture aa64\n").is_none());
+        assert!(Entry::parse("x.conf", &format!("linux /{}", "l".repeat(MAX_ENTRY))).is_none());
     }
 
     fn sorted(names: &[&str], sort: fn(&mut [Entry])) -> Vec<String> {

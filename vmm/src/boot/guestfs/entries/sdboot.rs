@@ -6,8 +6,11 @@
 /// The `default` of a `loader.conf`; `None` where none counts.
 pub fn default_pattern(text: &str) -> Option<String> {
     let lines = text.lines().map(str::trim).filter_map(|line| line.split_once([' ', '\t']));
-    let values = lines.filter(|(key, _)| *key == "default").map(|(_, value)| value.trim());
-    values.last().filter(|value| !value.is_empty() && !value.starts_with('@')).map(str::to_owned)
+    let mut values = lines.filter(|(key, _)| *key == "default").map(|(_, value)| value.trim());
+    values
+        .next_back()
+        .filter(|value| !value.is_empty() && !value.starts_with('@'))
+        .map(str::to_owned)
 }
 
 /// `id`, an entry's file name without `.conf`, matches `pattern`, which may be written with it.

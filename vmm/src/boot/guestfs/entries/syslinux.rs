@@ -9,6 +9,9 @@
 /// Labels kept.
 const MAX_LABELS: usize = 1024;
 
+/// Reads a further configuration file, named as `INCLUDE` does; `None` where there is none.
+pub type Include<'a> = dyn FnMut(&str) -> Option<String> + 'a;
+
 /// What a label loads; paths are relative to the directory of the configuration.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Label {
@@ -45,13 +48,13 @@ pub struct Loaded {
 
 impl Config {
     /// Reads a configuration; `include` reads a further file, and is not asked for more below it.
-    pub fn parse(text: &str, include: &mut dyn FnMut(&str) -> Option<String>) -> Self {
+    pub fn parse(text: &str, include: &mut Include<'_>) -> Self {
         let mut config = Config::default();
         config.read(text, Some(include));
         config
     }
 
-    fn read(&mut self, text: &str, mut include: Option<&mut dyn FnMut(&str) -> Option<String>>) {
+    fn read(&mut self, text: &str, mut include: Option<&mut Include<'_>>) {
         for line in text.lines() {
             let line = line.trim();
             let (keyword, value) = line.split_once([' ', '\t']).unwrap_or((line, ""));
@@ -102,8 +105,9 @@ impl Config {
         };
         let mut label = label.clone();
         if label.initrds.is_empty() {
-            let listed = append.split_whitespace().filter_map(|word| word.strip_prefix("initrd="));
-            label.initrds = listed.last().map(split_list).unwrap_or_default();
+            let mut listed =
+                append.split_whitespace().filter_map(|word| word.strip_prefix("initrd="));
+            label.initrds = listed.next_back().map(split_list).unwrap_or_default();
         }
         let cmdline = format!("BOOT_IMAGE={} {append}", label.kernel).trim_end().to_owned();
         Some(Loaded { label, cmdline, why })

@@ -112,7 +112,7 @@ pub struct Tree {
 /// # Errors
 /// [`FsError::Reader`], with what the filesystem needs that the reader has not.
 pub fn open(volume: &Volume, kind: Kind) -> Result<Vec<Tree>, FsError> {
-    let single = |fs: Box<dyn GuestFs>| vec![Tree { fs, subvolume: String::new() }];
+    let single = |fs: Box<dyn GuestFs>| vec![Tree::new(fs)];
     Ok(match kind {
         Kind::Ext => single(Box::new(ext::Ext::open(volume)?)),
         Kind::Xfs => single(Box::new(xfs::XfsTree::open(volume)?)),
@@ -219,14 +219,16 @@ fn read_pieces(
     mut read: impl FnMut(u64, &mut [u8]) -> Result<usize, FsError>,
 ) -> Result<Vec<u8>, FsError> {
     let mut bytes = Vec::new();
-    while bytes.len() < size {
-        let from = bytes.len();
-        bytes.resize(from + (size - from).min(PIECE), 0);
-        let got = read(from as u64, &mut bytes[from..])?;
-        if got == 0 {
-            return Err(FsError::Reader(format!("{path} ends after {from} of {size} bytes")));
+    let mut filled = 0;
+    while filled < size {
+        if filled == bytes.len() {
+            bytes.resize(filled + (size - filled).min(PIECE), 0);
         }
-        bytes.truncate(from + got);
+        let got = read(filled as u64, &mut bytes[filled..])?;
+        if got == 0 {
+            return Err(FsError::Reader(format!("{path} ends after {filled} of {size} bytes")));
+        }
+        filled += got;
     }
     Ok(bytes)
 }

@@ -5,22 +5,13 @@
 /// Evaluates the arguments of `test`; `file` says whether a path exists.
 pub fn test(args: &[String], file: &mut dyn FnMut(&str) -> bool) -> bool {
     // -o binds weaker than -a.
-    let any = args.split(|arg| arg == "-o");
-    any.map(|all| {
-        let terms = all.split(|arg| arg == "-a");
-        // Not short-circuited: what is asked about files is cheap, and this way it is all seen.
-        terms.map(|term| one(term, file)).fold(true, |so_far, truth| so_far && truth)
-    })
-    .fold(false, |so_far, truth| so_far || truth)
+    args.split(|arg| arg == "-o").any(|all| all.split(|arg| arg == "-a").all(|t| one(t, file)))
 }
 
 fn one(term: &[String], file: &mut dyn FnMut(&str) -> bool) -> bool {
-    let term: Vec<&str> = term.iter().map(String::as_str).collect();
-    match term.as_slice() {
-        ["!", rest @ ..] => {
-            let rest: Vec<String> = rest.iter().map(|part| (*part).to_owned()).collect();
-            !one(&rest, file)
-        }
+    let negations = term.iter().take_while(|word| *word == "!").count();
+    let term: Vec<&str> = term.iter().skip(negations).map(String::as_str).collect();
+    let truth = match term.as_slice() {
         [] => false,
         [text] | ["-n", text] => !text.is_empty(),
         ["-z", text] => text.is_empty(),
@@ -31,7 +22,8 @@ fn one(term: &[String], file: &mut dyn FnMut(&str) -> bool) -> bool {
         [a, ">", b] => a > b,
         [a, operator, b] => number(a, operator, b),
         _ => false,
-    }
+    };
+    truth ^ (negations % 2 == 1)
 }
 
 fn number(a: &str, operator: &str, b: &str) -> bool {

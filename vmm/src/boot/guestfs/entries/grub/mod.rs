@@ -8,7 +8,9 @@
 //! ramdisk and would only at a second attempt use one (Ubuntu's minimal images, `initrdfail`), the
 //! branch with the ramdisk is taken at once.
 
+mod blscfg;
 mod condition;
+mod find;
 mod menu;
 mod run;
 mod syntax;

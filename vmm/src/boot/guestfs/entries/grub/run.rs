@@ -4,20 +4,24 @@ use std::collections::HashMap;
 use std::rc::Rc;
 
 use super::syntax::{self, Piece, Statement, Word};
-use super::{Devices, GrubError, Place, SearchBy, condition, parent};
+use super::{Devices, GrubError, Place, condition, find, parent};
 use crate::boot::guestfs::entries::{bls, grubenv};
 
-/// Statements gone through at most, over all files.
-const MAX_STATEMENTS: u32 = 100_000;
+/// What going through a configuration may cost, over all files: a statement costs 1.
+const MAX_COST: u32 = 100_000;
+/// What a command costs that looks at the disk.
+const DISK_COST: u32 = 50;
+/// Bytes of expanded words that cost 1.
+const BYTES_PER_COST: usize = 1024;
 /// Configuration files that name further ones, one below the other.
 const MAX_FILES_DEEP: u32 = 5;
 /// Configuration files read in all.
 const MAX_FILES: u32 = 64;
 /// Entries in one menu.
-const MAX_ENTRIES: usize = 2048;
+pub(super) const MAX_ENTRIES: usize = 2048;
 /// Longest value of a variable, and longest expanded command, in bytes: far beyond any command
 /// line, and short enough that values made of values do not grow without end.
-const MAX_TEXT: usize = 64 * 1024;
+pub(super) const MAX_TEXT: usize = 64 * 1024;
 /// Variables kept.
 const MAX_VARIABLES: usize = 4096;
 
@@ -67,13 +71,14 @@ pub enum Menu {
 
 /// A configuration being gone through.
 pub struct Run<'d> {
-    devices: &'d mut dyn Devices,
+    pub(super) devices: &'d mut dyn Devices,
     variables: HashMap<String, String>,
     /// Entries listed so far.
     pub items: Vec<Item>,
     /// What an entry's commands loaded.
     pub kernel: Option<Kernel>,
-    config: Place,
+    /// The configuration file being gone through.
+    pub(super) config: Place,
     in_entry: bool,
     left: u32,
     files: u32,
@@ -108,7 +113,7 @@ impl<'d> Run<'d> {
             kernel: None,
             config: config.clone(),
             in_entry: false,
-            left: MAX_STATEMENTS,
+            left: MAX_COST,
             files: MAX_FILES,
             depth: 0,
         }
@@ -205,16 +210,19 @@ impl<'d> Run<'d> {
     fn statements(&mut self, statements: &[Statement]) -> Result<bool, GrubError> {
         let mut truth = true;
         for statement in statements {
-            self.left = self
-                .left
-                .checked_sub(1)
-                .ok_or_else(|| GrubError::Limit("does not come to an end".into()))?;
+            self.pay(1)?;
             truth = match statement {
                 Statement::Command { words, block } => self.command(words, block.as_deref())?,
                 Statement::If { branches, otherwise } => self.branch(branches, otherwise)?,
             };
         }
         Ok(truth)
+    }
+
+    fn pay(&mut self, cost: u32) -> Result<(), GrubError> {
+        let left = self.left.checked_sub(cost);
+        self.left = left.ok_or_else(|| GrubError::Limit("does not come to an end".into()))?;
+        Ok(())
     }
 
     fn branch(
@@ -242,6 +250,11 @@ impl<'d> Run<'d> {
     fn command(&mut self, words: &[Word], block: Option<&[Statement]>) -> Result<bool, GrubError> {
         let words = self.expand(words);
         let Some((name, args)) = words.split_first() else { return Ok(true) };
+        let len: usize = words.iter().map(String::len).sum();
+        self.pay((len / BYTES_PER_COST) as u32)?;
+        if looks_at_disk(name) {
+            self.pay(DISK_COST)?;
+        }
         match name.as_str() {
             "set" => args.iter().for_each(|arg| self.assign(arg)),
             "unset" => args.iter().for_each(|arg| {
@@ -321,7 +334,7 @@ impl<'d> Run<'d> {
     }
 
     /// A path as GRUB writes it, `(device)/path` or relative to `$root`.
-    fn place(&self, path: &str) -> Place {
+    pub(super) fn place(&self, path: &str) -> Place {
         let inside = path.strip_prefix('(').and_then(|rest| rest.split_once(')'));
         let (device, path) = match inside {
             Some(("", path)) => (self.variable("root"), path),
@@ -332,21 +345,10 @@ impl<'d> Run<'d> {
     }
 
     fn test(&mut self, args: &[String]) -> bool {
-        let mut paths = Vec::new();
-        // Paths are looked up first, since looking one up needs the devices.
         condition::test(args, &mut |path| {
-            paths.push(path.to_owned());
-            false
-        });
-        let there: HashMap<String, bool> = paths
-            .into_iter()
-            .map(|path| {
-                let place = self.place(&path);
-                let is_there = self.devices.exists(&place);
-                (path, is_there)
-            })
-            .collect();
-        condition::test(args, &mut |path| there.get(path).copied().unwrap_or(false))
+            let place = self.place(path);
+            self.devices.exists(&place)
+        })
     }
 
     fn load_env(&mut self, args: &[String]) {
@@ -372,48 +374,11 @@ impl<'d> Run<'d> {
     }
 
     fn search(&mut self, name: &str, args: &[String]) -> bool {
-        let (mut by, mut variable, mut has_set) = (SearchBy::File, None, false);
-        let dotted = match name {
-            "search.fs_uuid" => Some(SearchBy::Uuid),
-            "search.fs_label" => Some(SearchBy::Label),
-            "search.file" => Some(SearchBy::File),
-            _ => None,
-        };
-        let mut plain = Vec::new();
-        let mut args = args.iter();
-        while let Some(arg) = args.next() {
-            match arg.as_str() {
-                "-u" | "--fs-uuid" => by = SearchBy::Uuid,
-                "-l" | "--label" | "--fs-label" => by = SearchBy::Label,
-                "-f" | "--file" => by = SearchBy::File,
-                "-s" | "--set" => has_set = true,
-                "--hint" => {
-                    args.next();
-                }
-                arg => match arg.strip_prefix("--set=") {
-                    Some(name) => (has_set, variable) = (true, Some(name.to_owned())),
-                    None if arg.starts_with('-') => {}
-                    None => plain.push(arg.to_owned()),
-                },
-            }
-        }
-        let mut plain = plain.into_iter();
-        let value = if let Some(dotted) = dotted {
-            // search.fs_uuid UUID [VARIABLE [HINT]]
-            by = dotted;
-            let value = plain.next();
-            (has_set, variable) = (true, plain.next());
-            value
-        } else {
-            if has_set && variable.is_none() && plain.len() > 1 {
-                variable = plain.next();
-            }
-            plain.next()
-        };
-        let found = value.and_then(|value| self.devices.search(by, &value));
+        let Some(wanted) = find::Wanted::parse(name, args) else { return false };
+        let found = self.devices.search(wanted.by, &wanted.value);
         let is_found = found.is_some();
-        if let (true, Some(device)) = (has_set, found) {
-            self.set(variable.as_deref().unwrap_or("root"), device);
+        if let (Some(variable), Some(device)) = (wanted.variable, found) {
+            self.set(&variable, device);
         }
         is_found
     }
@@ -446,80 +411,6 @@ impl<'d> Run<'d> {
         self.items.push(Item { title, id, action, config: self.config.clone() });
     }
 
-    /// `blscfg [directory]`: lists the Boot Loader Specification entries of this system.
-    fn list_bls(&mut self, directory: Option<&str>) {
-        let mut places: Vec<Place> = directory.map(|path| self.place(path)).into_iter().collect();
-        for device in [self.variable("boot"), self.variable("root"), &self.config.device] {
-            for path in ["/loader/entries", "/boot/loader/entries"] {
-                places.push(Place { device: device.to_owned(), path: path.to_owned() });
-            }
-        }
-        for place in places.iter().filter(|place| !place.device.is_empty()) {
-            let mut entries = Vec::new();
-            for name in self.devices.list(place) {
-                let file =
-                    Place { device: place.device.clone(), path: format!("{}/{name}", place.path) };
-                let text = name.ends_with(".conf").then(|| self.devices.read(&file)).flatten();
-                let text = text.unwrap_or_default();
-                entries.extend(bls::Entry::parse(&name, &String::from_utf8_lossy(&text)));
-            }
-            if entries.is_empty() {
-                continue;
-            }
-            bls::sort_for_grub(&mut entries);
-            for entry in entries.into_iter().take(MAX_ENTRIES - self.items.len().min(MAX_ENTRIES)) {
-                self.items.push(Item {
-                    title: entry.title.clone(),
-                    id: entry.id.clone(),
-                    action: Action::Bls(Box::new(entry), place.device.clone()),
-                    config: self.config.clone(),
-                });
-            }
-            return;
-        }
-    }
-
-    /// What a Boot Loader Specification entry on `device` loads.
-    fn bls(&mut self, entry: &bls::Entry, device: &str) {
-        let on_device = |path: &str| {
-            if path.starts_with('(') { path.to_owned() } else { format!("({device}){path}") }
-        };
-        let kernel = on_device(&entry.linux);
-        let options = self.expand_text(&entry.options);
-        let words = options.split_whitespace().collect::<Vec<_>>().join(" ");
-        let initrds = self.expand_text(&entry.initrds.join(" "));
-        self.kernel = Some(Kernel {
-            kernel: self.place(&kernel),
-            initrds: initrds.split_whitespace().map(|path| self.place(&on_device(path))).collect(),
-            cmdline: format!("BOOT_IMAGE={kernel} {words}").trim_end().to_owned(),
-        });
-    }
-
-    /// Replaces `$name` and `${name}` in free text, and nothing else.
-    fn expand_text(&self, text: &str) -> String {
-        let mut expanded = String::new();
-        let mut rest = text;
-        while let Some((before, after)) = rest.split_once('$') {
-            expanded.push_str(before);
-            let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
-            let (name, next) = match after.strip_prefix('{').and_then(|a| a.split_once('}')) {
-                Some(braced) => braced,
-                None => after.split_at(after.find(|c| !is_name(c)).unwrap_or(after.len())),
-            };
-            if name.is_empty() {
-                expanded.push('$');
-            } else {
-                expanded.push_str(self.variable(name));
-            }
-            rest = next;
-            if expanded.len() > MAX_TEXT {
-                return expanded;
-            }
-        }
-        expanded.push_str(rest);
-        expanded
-    }
-
     fn linux(&mut self, args: &[String]) {
         // Options of the command itself come first.
         let args: Vec<&String> = args.iter().skip_while(|arg| arg.starts_with("--")).collect();
@@ -539,6 +430,12 @@ impl<'d> Run<'d> {
             kernel.initrds = initrds;
         }
     }
+}
+
+/// The command may read from the disk.
+fn looks_at_disk(name: &str) -> bool {
+    name.starts_with("search")
+        || matches!(name, "[" | "test" | "load_env" | "source" | "." | "configfile" | "blscfg")
 }
 
 /// A word as GRUB puts it on a kernel's command line.

@@ -492,6 +492,17 @@ fn values_that_double_stay_small() {
     assert!(loaded.cmdline.len() <= 128 * 1024);
 }
 
+#[test]
+fn a_configuration_that_costs_too_much_is_given_up() {
+    let load = |text: &str| Fake::default().with(ROOT, CFG, text).load(ROOT, CFG);
+    let grow = format!("set a={}\n{}", "x".repeat(60_000), "y $a\n".repeat(3000));
+    for text in ["search -f /x\n".repeat(3000), "x\n".repeat(110_000), grow] {
+        assert!(matches!(load(&text), Err(GrubError::Limit(_))), "{}", &text[..20]);
+    }
+    let bangs = format!("if [ {}x ]; then menuentry m {{ linux /l\n }}; fi", "! ".repeat(30_000));
+    assert_eq!(load(&bangs).unwrap().kernel.path, "/l");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 128, ..ProptestConfig::default() })]
 

@@ -2,130 +2,19 @@
 //!
 //! The filesystems are made by their own tools; a test whose tool is missing says so and ends.
 
-use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
 use devices::block::BlockBackend;
-use proptest::prelude::*;
+mod images;
+mod mutations;
+
+use images::{btrfs, ext, fat, xfs};
 
 use super::entries::uki;
 use super::testdisk::{ESP, LINUX, MemoryDisk, Part, gpt, mbr};
 use super::{BootPolicy, Choice, NothingFound, choose};
-
-const MIB: u64 = 1 << 20;
-
-/// A directory to make a filesystem from, and where its image goes.
-struct Source(tempfile::TempDir);
-
-impl Source {
-    /// A directory with these files; a content that starts with `-> ` is a link.
-    fn new(files: &[(&str, &[u8])]) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        for (path, content) in files {
-            let path = dir.path().join("tree").join(path.trim_start_matches('/'));
-            fs::create_dir_all(path.parent().unwrap()).unwrap();
-            match content.strip_prefix(b"-> ") {
-                Some(target) => {
-                    std::os::unix::fs::symlink(std::str::from_utf8(target).unwrap(), path).unwrap();
-                }
-                None => fs::write(path, content).unwrap(),
-            }
-        }
-        Source(dir)
-    }
-
-    fn tree(&self) -> PathBuf {
-        self.0.path().join("tree")
-    }
-
-    fn image(&self, size: u64) -> PathBuf {
-        let path = self.0.path().join("image");
-        fs::File::create(&path).unwrap().set_len(size).unwrap();
-        path
-    }
-}
-
-/// Runs a tool; `None`, said aloud, where it is missing.
-fn tool(command: &mut Command) -> Option<()> {
-    let paths = format!("{}:/usr/sbin:/sbin", std::env::var("PATH").unwrap_or_default());
-    let name = command.get_program().to_string_lossy().into_owned();
-    match command.env("PATH", paths).stdout(Stdio::null()).output() {
-        Ok(output) => {
-            let said = String::from_utf8_lossy(&output.stderr).into_owned();
-            assert!(output.status.success(), "{name} failed: {said}");
-            Some(())
-        }
-        Err(error) => {
-            eprintln!("skipped: {name} does not start: {error}");
-            None
-        }
-    }
-}
-
-fn ext(kind: &str, label: &str, files: &[(&str, &[u8])]) -> Option<Vec<u8>> {
-    let source = Source::new(files);
-    let image = source.image(16 * MIB);
-    let mut command = Command::new(format!("mkfs.{kind}"));
-    command.args(["-q", "-F", "-L", label, "-U", UUID, "-d"]).arg(source.tree()).arg(&image);
-    tool(&mut command)?;
-    Some(fs::read(image).unwrap())
-}
-
-const UUID: &str = "11112222-3333-4444-5555-666677778888";
-
-/// XFS is filled from a prototype file: directories, files, links.
-fn xfs(label: &str, files: &[(&str, &[u8])]) -> Option<Vec<u8>> {
-    let source = Source::new(files);
-    let mut prototype = "/\n0 0\nd--755 0 0\n".to_owned();
-    list_for_xfs(&source.tree(), &mut prototype);
-    prototype.push_str("$\n");
-    let list = source.0.path().join("prototype");
-    fs::write(&list, prototype).unwrap();
-    let image = source.image(320 * MIB);
-    let mut command = Command::new("mkfs.xfs");
-    command.args(["-q", "-f", "-L", label, "-m", &format!("uuid={UUID}"), "-p"]).arg(list);
-    tool(command.arg(&image))?;
-    // Cut what is not used at the end, so that tests stay small: keep all, the disk is sparse.
-    Some(fs::read(image).unwrap())
-}
-
-fn list_for_xfs(directory: &Path, prototype: &mut String) {
-    let mut entries: Vec<_> = fs::read_dir(directory).unwrap().map(|e| e.unwrap().path()).collect();
-    entries.sort();
-    for path in entries {
-        let name = path.file_name().unwrap().to_str().unwrap();
-        if let Ok(target) = fs::read_link(&path) {
-            prototype.push_str(&format!("{name} l--777 0 0 {}\n", target.display()));
-        } else if path.is_dir() {
-            prototype.push_str(&format!("{name} d--755 0 0\n"));
-            list_for_xfs(&path, prototype);
-            prototype.push_str("$\n");
-        } else {
-            prototype.push_str(&format!("{name} ---644 0 0 {}\n", path.display()));
-        }
-    }
-}
-
-fn btrfs(label: &str, options: &[&str], files: &[(&str, &[u8])]) -> Option<Vec<u8>> {
-    let source = Source::new(files);
-    let image = source.image(120 * MIB);
-    let mut command = Command::new("mkfs.btrfs");
-    command.args(["-q", "-f", "-M", "-L", label, "-U", UUID]).args(options);
-    tool(command.arg("--rootdir").arg(source.tree()).arg(&image))?;
-    Some(fs::read(image).unwrap())
-}
-
-fn fat(label: &str, files: &[(&str, &[u8])]) -> Option<Vec<u8>> {
-    let source = Source::new(files);
-    let image = source.image(8 * MIB);
-    tool(Command::new("mkfs.vfat").args(["-n", label]).arg(&image))?;
-    let top = fs::read_dir(source.tree()).unwrap().map(|entry| entry.unwrap().path());
-    tool(Command::new("mcopy").arg("-s").arg("-i").arg(&image).args(top).arg("::"))?;
-    Some(fs::read(image).unwrap())
-}
 
 fn chosen(disk: Vec<u8>) -> Result<Choice, NothingFound> {
     let disk: Arc<dyn BlockBackend> = Arc::new(MemoryDisk::new(disk, 512));
@@ -170,7 +59,7 @@ fn debian_on_every_ext_in_a_gpt() {
             ("/boot/real/initrd", &initrd),
             ("/boot/initrd.img-6.1", b"-> real/initrd"),
         ];
-        let Some(image) = ext(kind, "root", files) else { return };
+        let Some(image) = ext(kind, "root", &[], files) else { return };
         let choice = chosen(root_of(&image)).unwrap();
         assert!(choice.kernel == kernel && choice.initrds == [initrd.clone()], "{kind}");
         assert_eq!(choice.cmdline, "BOOT_IMAGE=/boot/vmlinuz-6.1 root=UUID=1 ro console=ttyS0");
@@ -193,7 +82,7 @@ fn no_partition_table_with_extlinux_on_a_4096_byte_disk() {
         ("/boot/vmlinuz-virt", b"kernel"),
         ("/boot/initramfs-virt", b"initrd"),
     ];
-    let Some(mut image) = ext("ext4", "/", files) else { return };
+    let Some(mut image) = ext("ext4", "/", &[], files) else { return };
     // extlinux's boot sector, with code where a partition table would be.
     image[510..512].copy_from_slice(&[0x55, 0xaa]);
     image[446..510].fill(0x66);
@@ -219,7 +108,7 @@ fn cirros_in_an_mbr() {
         ("/vmlinuz", b"-> boot/vmlinuz-5.15"),
         ("/boot/initrd.img", b"initrd"),
     ];
-    let Some(image) = ext("ext3", "cirros-rootfs", files) else { return };
+    let Some(image) = ext("ext3", "cirros-rootfs", &[], files) else { return };
     let choice = chosen(mbr(&[&image])).unwrap();
     assert_eq!((choice.kernel.as_slice(), choice.initrds.len()), (b"kernel".as_slice(), 1));
     assert_eq!(choice.cmdline, "LABEL=cirros-rootfs ro console=tty1 console=ttyS0");
@@ -237,8 +126,8 @@ fn ubuntu_with_a_separate_boot_partition() {
         ("/vmlinuz", b"-> vmlinuz-6.8"),
         ("/initrd.img", b"initrd"),
     ];
-    let Some(boot) = ext("ext4", "BOOT", boot_files) else { return };
-    let Some(root) = ext("ext4", "cloudimg-rootfs", &[("/boot/efi/x", b"")]) else { return };
+    let Some(boot) = ext("ext4", "BOOT", &[], boot_files) else { return };
+    let Some(root) = ext("ext4", "cloudimg-rootfs", &[], &[("/boot/efi/x", b"")]) else { return };
     let disk = gpt(
         &[
             Part { number: 16, name: "", kind: LINUX, bytes: &boot },
@@ -277,7 +166,7 @@ fn enterprise_linux_on_xfs() {
         ("/initramfs-5.14.0.img", &initrd),
         ("/boot", b"-> ."),
     ];
-    let Some(boot) = xfs("boot", files) else { return };
+    let Some(boot) = xfs("boot", &[], files) else { return };
     let choice = chosen(root_of(&boot)).unwrap();
     assert!(choice.kernel == kernel && choice.initrds == [initrd]);
     assert_eq!(choice.cmdline, "BOOT_IMAGE=(hd0,gpt1)/vmlinuz-5.14.0 root=UUID=9 ro console=ttyS0");
@@ -296,7 +185,7 @@ fn loader_entries_without_a_grub_configuration() {
     ];
     let disk = |files: &[(&str, Vec<u8>)]| {
         let files: Vec<_> = files.iter().map(|(path, bytes)| (*path, bytes.as_slice())).collect();
-        ext("ext4", "x", &files).map(|image| root_of(&image))
+        ext("ext4", "x", &[], &files).map(|image| root_of(&image))
     };
     // Without GRUB's environment they are read as systemd-boot would.
     let Some(plain) = disk(&files) else { return };
@@ -400,7 +289,7 @@ fn a_stub_on_the_efi_partition_finds_what_lies_off_the_usual_path() {
         ("/boot/vmlinuz-6.1", b"kernel"),
         ("/boot/initrd.img-6.1", b"initrd"),
     ];
-    let Some(root) = ext("ext4", "root", files) else { return };
+    let Some(root) = ext("ext4", "root", &[], files) else { return };
     let disk = gpt(
         &[
             Part { number: 15, name: "", kind: ESP, bytes: &esp },
@@ -429,10 +318,10 @@ fn a_refusal_says_what_was_seen() {
          whole disk: nothing known"
     );
     let grub = "menuentry 'Gone' { linux /boot/gone\n }\n";
-    let Some(root) = ext("ext4", "data", &[("/boot/grub/grub.cfg", grub.as_bytes())]) else {
+    let Some(root) = ext("ext4", "data", &[], &[("/boot/grub/grub.cfg", grub.as_bytes())]) else {
         return;
     };
-    let Some(empty) = ext("ext2", "", &[("/x", b"")]) else { return };
+    let Some(empty) = ext("ext2", "", &[], &[("/x", b"")]) else { return };
     let mut lvm = vec![0; 4096];
     lvm[512..520].copy_from_slice(b"LABELONE");
     lvm[536..544].copy_from_slice(b"LVM2 001");
@@ -457,7 +346,8 @@ fn a_refusal_says_what_was_seen() {
 
 #[test]
 fn an_unknown_feature_is_declined_by_name() {
-    let Some(mut image) = ext("ext4", "root", &[("/boot/grub/grub.cfg", GRUB.as_bytes())]) else {
+    let Some(mut image) = ext("ext4", "root", &[], &[("/boot/grub/grub.cfg", GRUB.as_bytes())])
+    else {
         return;
     };
     // A feature that does not exist yet.
@@ -474,7 +364,7 @@ fn files_larger_than_the_guest_are_not_loaded() {
         ("/boot/vmlinuz-6.1", &big),
         ("/boot/initrd.img-6.1", &big),
     ];
-    let Some(image) = ext("ext4", "root", files) else { return };
+    let Some(image) = ext("ext4", "root", &[], files) else { return };
     let disk: Arc<dyn BlockBackend> = Arc::new(MemoryDisk::new(root_of(&image), 512));
     let choose_in = |memory_bytes| {
         choose(&disk, &BootPolicy { memory_bytes, ..BootPolicy::default() }).map_err(|e| e.0)
@@ -494,69 +384,4 @@ fn a_disk_that_does_not_answer_is_not_waited_for() {
     // With no time at all the answer is still one of the two, and there is one.
     let text = choose(&disk, &policy).err().unwrap().0;
     assert!(text.contains("took longer than 0 s") || text.contains("nothing known"), "{text}");
-}
-
-/// The metadata of a small filesystem: where a mutation is not lost in empty space.
-fn used_places(image: &[u8]) -> Vec<usize> {
-    image
-        .chunks(512)
-        .enumerate()
-        .filter(|(_, chunk)| chunk.iter().any(|byte| *byte != 0))
-        .map(|(index, _)| index * 512)
-        .collect()
-}
-
-/// Mutates filesystems of one kind: whatever happens, there is an answer, and never an abort.
-fn survives(image: Option<Vec<u8>>, cases: u32) {
-    let Some(image) = image else { return };
-    let places = used_places(&image);
-    let edit = (0..places.len(), 0..512_usize, any::<u8>());
-    let config = ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() };
-    let mut runner = proptest::test_runner::TestRunner::new(config);
-    runner
-        .run(&prop::collection::vec(edit, 1..24), |edits| {
-            let mut image = image.clone();
-            for (place, at, value) in edits {
-                image[places[place] + at] = value;
-            }
-            let _ = chosen(image);
-            Ok(())
-        })
-        .unwrap();
-}
-
-fn small_files() -> Vec<(&'static str, &'static [u8])> {
-    vec![
-        ("/boot/grub/grub.cfg", GRUB.as_bytes()),
-        ("/boot/loader/entries/a.conf", b"linux /boot/vmlinuz-6.1\n"),
-        ("/boot/vmlinuz-6.1", b"kernel"),
-        ("/boot/initrd.img-6.1", b"-> vmlinuz-6.1"),
-    ]
-}
-
-#[test]
-fn mutated_ext_is_survived() {
-    survives(ext("ext4", "root", &small_files()), 48);
-    survives(ext("ext2", "root", &small_files()), 48);
-}
-
-#[test]
-fn mutated_xfs_is_survived() {
-    // Without metadata checksums, which would stop every mutation at the door.
-    survives(xfs("root", &small_files()), 12);
-}
-
-#[test]
-fn mutated_btrfs_is_survived() {
-    survives(btrfs("root", &[], &small_files()), 24);
-}
-
-#[test]
-fn mutated_fat_is_survived() {
-    let files: &[(&str, &[u8])] = &[
-        ("/loader/entries/a.conf", b"linux /kernel\n"),
-        ("/EFI/debian/grub.cfg", GRUB.as_bytes()),
-        ("/kernel", b"kernel"),
-    ];
-    survives(fat("ESP", files), 96);
 }
