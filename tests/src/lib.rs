@@ -1,1 +1,32 @@
-//! Whole-machine tests: the harness that the files beside it share.
+//! What the end-to-end tests are written with: virtual machines that are started, watched and
+//! ended from outside, as a user would.
+//!
+//! A test builds a [`SmallGuest`] (a Debian kernel and an initramfs that runs one shell script)
+//! or a [`CloudImage`] (a whole Debian), starts it, and reads what it says on the serial console.
+//! The host half and the guest half of a test stand in one file: Rust around a shell script.
+//!
+//! Tests that need KVM are `#[ignore]`d with that reason, and `tests/run e2e` runs them where KVM
+//! is: here, or inside `tests/nested-kvm`. Such a test fails if something it needs is missing; it
+//! never passes by looking away.
+//!
+//! Everything runs on the test's own thread, except one reader thread for each stream of a
+//! machine.
+
+mod berth;
+mod cloud_image;
+mod cpio;
+mod disk_image;
+mod place;
+mod small_guest;
+mod tap;
+mod transcript;
+mod virtual_machine;
+
+pub use berth::{Berth, Outcome};
+pub use cloud_image::CloudImage;
+pub use disk_image::{Checked, DiskImage};
+pub use place::{berth_program, guest_file, has_program, scratch};
+pub use small_guest::{Kernel, SmallGuest};
+pub use tap::{Queues, Tap};
+pub use transcript::Transcript;
+pub use virtual_machine::{Report, VirtualMachine};

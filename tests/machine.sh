@@ -1,0 +1,71 @@
+# shellcheck shell=bash disable=SC2154
+#
+# machine.sh - what this machine has, and where a command finds KVM.
+#
+# Sourced by run, demo and bench/run, which define die and say, and set clone (this
+# clone's directory), target (cargo's) and logs (a directory in it).
+
+have() { command -v "$1" >/dev/null 2>&1; }
+
+need_programs() { # PROGRAM=PACKAGE...: install what is missing, or say how
+    local pair missing=()
+    for pair in "$@"; do have "${pair%%=*}" || missing+=("${pair#*=}"); done
+    ((${#missing[@]})) || return 0
+    have apt-get || die "missing: ${missing[*]} (Debian's names); this machine has no apt-get to install them with"
+    ((EUID == 0)) || die "missing; as root: apt-get install ${missing[*]}"
+    say "installing ${missing[*]}"
+    export DEBIAN_FRONTEND=noninteractive
+    { apt-get -q -q update && apt-get -q -q install -y --no-install-recommends "${missing[@]}"; } >"$logs/apt.log" 2>&1 ||
+        { tail -n 20 "$logs/apt.log" >&2; die "apt-get could not install ${missing[*]}"; }
+}
+
+need_package_lists() { # the guest builders download packages without installing them
+    [[ $(apt-cache depends linux-image-cloud-amd64 2>/dev/null) == *Depends:* ]] && return
+    ((EUID == 0)) || die "apt has no package lists; as root: apt-get update"
+    say "updating apt's package lists"
+    apt-get -q -q update >"$logs/apt.log" 2>&1 || { tail -n 20 "$logs/apt.log" >&2; die "apt-get update failed"; }
+}
+
+need_rust() {
+    have cargo || die "no cargo: install Rust 1.91 or newer first"
+}
+
+# A KVM that runs stock kernels at speed has the processor's own virtualisation
+# under it. Paravirtual ones (PVM) offer /dev/kvm without: they interpret.
+hardware_kvm() {
+    [[ -c /dev/kvm && -r /dev/kvm && -w /dev/kvm ]] && grep -qE '^flags.* (vmx|svm)( |$)' /proc/cpuinfo
+}
+
+describe_kvm() {
+    if hardware_kvm; then echo "hardware KVM"
+    elif [[ -e /dev/kvm ]]; then echo "a nested machine (/dev/kvm here has no processor support under it, or is not ours to open)"
+    else echo "a nested machine (no /dev/kvm here)"; fi
+}
+
+on_kvm() { # [NESTED-KVM OPTION]... -- COMMAND...: run COMMAND here, or in a nested machine
+    if hardware_kvm; then
+        while [[ $1 != -- ]]; do shift; done
+        shift
+        "$@"
+    else
+        "$clone/tests/nested-kvm" "$@"
+    fi
+}
+
+target_dir() { # where cargo puts things, also when configured elsewhere
+    (cd "$clone" && cargo metadata --format-version 1 --no-deps) | sed 's/.*"target_directory":"\([^"]*\)".*/\1/'
+}
+
+build_release() { # sets berth: the program as it ships, static where the target is installed
+    local triple=x86_64-unknown-linux-musl options=()
+    if [[ -d $(rustc --print target-libdir --target "$triple" 2>/dev/null) ]]; then
+        options=(--target "$triple")
+        berth=$target/$triple/release/berth
+    else
+        say "the target $triple is not installed, so the program is not static (rustup target add $triple)"
+        berth=$target/release/berth
+    fi
+    say "building the release program"
+    (cd "$clone" && cargo build --quiet --release "${options[@]}" -p berth-launcher)
+    [[ -x $berth ]] || die "cargo left no $berth"
+}

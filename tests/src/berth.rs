@@ -1,0 +1,137 @@
+//! One invocation of the program, being put together.
+
+use std::ffi::OsStr;
+use std::fmt::Write as _;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::virtual_machine::PATIENCE;
+use crate::{Transcript, VirtualMachine, berth_program};
+
+/// How long a command that must refuse may take.
+const SHORT: Duration = Duration::from_secs(60);
+
+/// `berth run` with its flags. Of the caller's environment only `PATH` and `HOME` are kept.
+#[must_use]
+pub struct Berth {
+    command: Command,
+    patience: Duration,
+}
+
+/// How a short command ended.
+#[derive(Debug)]
+pub struct Outcome {
+    /// Its exit status; `None` if a signal ended it.
+    pub exit_code: Option<i32>,
+    /// Standard output.
+    pub stdout: String,
+    /// Standard error.
+    pub stderr: String,
+}
+
+impl Berth {
+    /// `berth run`.
+    pub fn run() -> Self {
+        Self::command().arg("run")
+    }
+
+    /// `berth` without a subcommand.
+    pub fn command() -> Self {
+        let mut command = Command::new(berth_program());
+        command.env_clear();
+        for kept in ["PATH", "HOME"] {
+            if let Some(value) = std::env::var_os(kept) {
+                command.env(kept, value);
+            }
+        }
+        Self { command, patience: PATIENCE }
+    }
+
+    /// Adds an argument.
+    pub fn arg(mut self, value: impl AsRef<OsStr>) -> Self {
+        self.command.arg(value);
+        self
+    }
+
+    /// Adds a flag and its value.
+    pub fn flag(self, name: &str, value: impl AsRef<OsStr>) -> Self {
+        self.arg(name).arg(value)
+    }
+
+    /// Sets an environment variable.
+    pub fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {
+        self.command.env(name, value);
+        self
+    }
+
+    /// Runs it in `directory`.
+    pub fn in_directory(mut self, directory: &Path) -> Self {
+        self.command.current_dir(directory);
+        self
+    }
+
+    /// How long each wait for the machine may take.
+    pub fn patience(mut self, patience: Duration) -> Self {
+        self.patience = patience;
+        self
+    }
+
+    /// The command as typed.
+    pub fn text(&self) -> String {
+        let mut text = self.command.get_program().to_string_lossy().into_owned();
+        for argument in self.command.get_args() {
+            let _ = write!(text, " {argument:?}");
+        }
+        text
+    }
+
+    /// Starts a machine, with its console on pipes.
+    ///
+    /// # Panics
+    /// If the program cannot be started.
+    pub fn start(self) -> VirtualMachine {
+        let mut this = self.flag("--console", "stdio");
+        let text = this.text();
+        let child = this
+            .command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|error| panic!("cannot start {text}: {error}"));
+        VirtualMachine::new(child, text, this.patience)
+    }
+
+    /// Runs it to its end, which must come by itself and soon.
+    ///
+    /// # Panics
+    /// If it cannot be started, or still runs after a minute.
+    pub fn outcome(mut self) -> Outcome {
+        let text = self.text();
+        let mut child = self
+            .command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|error| panic!("cannot start {text}: {error}"));
+        let stdout = Transcript::of("stdout", child.stdout.take().expect("stdout is a pipe"));
+        let stderr = Transcript::of("stderr", child.stderr.take().expect("stderr is a pipe"));
+        let deadline = Instant::now() + SHORT;
+        let status = loop {
+            if let Some(status) = child.try_wait().expect("the process can be waited for") {
+                break status;
+            }
+            if Instant::now() > deadline {
+                let _ = child.kill();
+                panic!("{text}\ndoes not end; it said:\n{}{}", stdout.text(), stderr.text());
+            }
+            thread::sleep(Duration::from_millis(5));
+        };
+        stdout.wait_for_end(SHORT);
+        stderr.wait_for_end(SHORT);
+        Outcome { exit_code: status.code(), stdout: stdout.text(), stderr: stderr.text() }
+    }
+}

@@ -1,0 +1,182 @@
+//! A whole Debian cloud image with its config drive, made by `tests/images/build`.
+//!
+//! The base is copied to the test's directory; the overlay beside it is the machine that lives
+//! through several runs.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+use crate::{Berth, DiskImage, Queues, Tap, VirtualMachine, guest_file, scratch};
+
+/// A whole system on an emulated machine that is not alone.
+const PATIENCE: Duration = Duration::from_secs(1500);
+const MAC: &str = "52:54:00:be:47:02";
+
+/// A cloud image, what it is told by its config drive, and the network between it and us.
+pub struct CloudImage {
+    directory: TempDir,
+    name: String,
+    tap: Tap,
+    address: String,
+}
+
+impl CloudImage {
+    /// Prepares the image `base` (such as `debian-12`) as machine `name`, with a user `tester`
+    /// who has an SSH key, and a static address on a tap of its own. `subnet` keeps machines
+    /// apart that run at the same time.
+    ///
+    /// # Panics
+    /// If anything it takes is missing.
+    pub fn new(base: &str, name: &str, subnet: u8) -> Self {
+        let directory = scratch();
+        let tap = Tap::new(&format!("berth{subnet}"), &format!("10.77.{subnet}.1/24"), Queues::One);
+        let image =
+            Self { directory, name: name.into(), tap, address: format!("10.77.{subnet}.2") };
+        fs::copy(guest_file(&format!("{base}.qcow2")), image.base().path())
+            .expect("room for the base");
+        let made = Command::new("ssh-keygen")
+            .args(["-q", "-t", "ed25519", "-N", "", "-C", "tester", "-f"])
+            .arg(image.path("key"))
+            .status()
+            .expect("ssh-keygen is installed");
+        assert!(made.success(), "ssh-keygen failed");
+        image.write_config();
+        image
+    }
+
+    fn write_config(&self) {
+        let key = fs::read_to_string(self.path("key.pub")).expect("ssh-keygen wrote it");
+        let name = &self.name;
+        let metadata = format!("local-hostname: {name}\nhostname: {name}\n");
+        let userdata = format!(
+            "#cloud-config\nhostname: {name}\nusers:\n- name: tester\n  shell: /bin/bash\n  \
+             sudo: ALL=(ALL) NOPASSWD:ALL\n  ssh_authorized_keys:\n  - {}\nruncmd:\n\
+             - [sh, -c, 'echo first >>/var/lib/first-boots']\n",
+            key.trim()
+        );
+        let network = serde_json::json!({
+            "links": [{"id": "net0", "type": "phy", "ethernet_mac_address": MAC}],
+            "networks": [{"id": "net0", "type": "ipv4", "link": "net0",
+                "ip_address": self.address, "netmask": "255.255.255.0", "routes": []}],
+            "services": [],
+        });
+        fs::write(self.path("metadata"), metadata).expect("the directory is writable");
+        fs::write(self.path("userdata"), userdata).expect("the directory is writable");
+        fs::write(self.path("networkdata"), network.to_string())
+            .expect("the directory is writable");
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// The base image.
+    pub fn base(&self) -> BaseImage {
+        BaseImage(self.path("base.qcow2"))
+    }
+
+    /// The overlay that the machine lives on.
+    ///
+    /// # Panics
+    /// If there is none yet.
+    pub fn overlay(&self) -> DiskImage {
+        DiskImage::at(&self.path(&format!("{}.qcow2", self.name)))
+    }
+
+    /// Starts the machine, or starts it again.
+    ///
+    /// # Panics
+    /// If the program is missing.
+    pub fn start(&self, cpus: u32, disk_size: &str) -> VirtualMachine {
+        Berth::run()
+            .patience(PATIENCE)
+            .flag("--name", &self.name)
+            .flag("--image-dir", self.directory.path())
+            .flag("--disk-size", disk_size)
+            .flag("--cpus", cpus.to_string())
+            .flag("--memory", "768M")
+            .flag("--net", self.tap.net())
+            .flag("--mac", MAC)
+            .flag("--metadata", self.path("metadata"))
+            .flag("--userdata", self.path("userdata"))
+            .flag("--networkdata", self.path("networkdata"))
+            .flag("--stop-timeout", "600")
+            .arg(self.base().path())
+            .start()
+    }
+
+    /// Runs `command` in the guest over SSH; its output, if it could be run and succeeded.
+    ///
+    /// The guest's host key is learnt at the first connection; a later one that shows another
+    /// key is refused.
+    ///
+    /// # Errors
+    /// What ssh or the command said.
+    pub fn try_ssh(&self, command: &str) -> Result<String, String> {
+        let output = Command::new("ssh")
+            .arg("-i")
+            .arg(self.path("key"))
+            .arg("-o")
+            .arg(format!("UserKnownHostsFile={}", self.path("known_hosts").display()))
+            .args([
+                "-o",
+                "StrictHostKeyChecking=accept-new",
+                "-o",
+                "GlobalKnownHostsFile=/dev/null",
+            ])
+            .args(["-o", "BatchMode=yes", "-o", "ConnectTimeout=60", "-o", "LogLevel=ERROR"])
+            .args(["-F", "none", "-o", "ServerAliveInterval=30", "-o", "ServerAliveCountMax=20"])
+            .arg(format!("tester@{}", self.address))
+            .arg(command)
+            .output()
+            .map_err(|error| format!("cannot run ssh: {error}"))?;
+        let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
+        if output.status.success() {
+            return Ok(stdout);
+        }
+        Err(format!("{}: {stdout}{}", output.status, String::from_utf8_lossy(&output.stderr)))
+    }
+
+    /// [`try_ssh`](Self::try_ssh) for a command that must succeed. Waits for sshd, which may
+    /// come up after the login prompt.
+    ///
+    /// # Panics
+    /// If it does not succeed.
+    pub fn ssh(&self, machine: &VirtualMachine, command: &str) -> String {
+        let deadline = Instant::now() + Duration::from_secs(300);
+        loop {
+            match self.try_ssh(command) {
+                Ok(output) => return output,
+                // 255 is ssh's own failure, others are the command's.
+                Err(error)
+                    if error.starts_with("exit status: 255") && Instant::now() < deadline =>
+                {
+                    std::thread::sleep(Duration::from_secs(2));
+                }
+                Err(error) => panic!("{}", machine.describe(&format!("ssh {command:?}: {error}"))),
+            }
+        }
+    }
+}
+
+/// The image below the overlay.
+pub struct BaseImage(PathBuf);
+
+impl BaseImage {
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// Its SHA-256.
+    ///
+    /// # Panics
+    /// If it cannot be read.
+    pub fn sha256(&self) -> String {
+        DiskImage::at(&self.0).sha256()
+    }
+}

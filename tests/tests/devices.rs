@@ -1,0 +1,137 @@
+//! What the guest's own tools say of the devices, and what happens when drivers leave and return.
+
+use berth_tests::{DiskImage, Report, SmallGuest};
+
+const DISK_BYTES: u64 = 16 << 20;
+
+fn report(cpus: u32, job: &str) -> Report {
+    let guest = SmallGuest::running(job).cpus(cpus).with_tools();
+    let path = guest.directory().join("data");
+    DiskImage::raw(&path, DISK_BYTES);
+    let report = guest.disk(&path, "format=raw,serial=data,queues=2").report();
+    report.expect_success();
+    report
+}
+
+#[test]
+#[ignore = "needs KVM: tests/run e2e"]
+fn lspci_finds_nothing_odd() {
+    let report = report(
+        1,
+        r#"
+tools || exit 1
+lspci -vv -nn >/tmp/devices 2>/tmp/errors || exit 1
+cat /tmp/devices
+sed 's/^/@@ lspci-error /' /tmp/errors
+for d in /sys/bus/pci/devices/*; do
+    echo "@@ device ${d##*/} $(cat $d/vendor) $(cat $d/device) $(cat $d/class)"
+done
+echo "@@ virtio $(grep -c 'Virtio' /tmp/devices)"
+echo "@@ msix $(grep -c 'MSI-X: Enable+' /tmp/devices)"
+echo "@@ drivers $(ls -d /sys/bus/virtio/devices/*/driver | wc -l)"
+"#,
+    );
+    assert_eq!(report.values("lspci-error"), Vec::<&str>::new());
+    // lspci's own marks for what it cannot make sense of. (It knows no VIRTIO_PCI_CAP_PCI_CFG and
+    // says "<unknown>" of one.)
+    for mark in ["!!!", "<chain broken>", "Unknown header", "<access denied>"] {
+        assert!(!report.console.contains(mark), "lspci says {mark}:\n{report}");
+    }
+    let devices = report.values("device");
+    assert!(devices.contains(&"0000:00:00.0 0x8086 0x29c0 0x060000"), "{devices:?}");
+    assert!(devices.contains(&"0000:00:1f.0 0x8086 0x2918 0x060100"), "{devices:?}");
+    // Modern virtio only: block 1042 (at least tools and data), entropy 1044.
+    let of_kind = |id: &str| devices.iter().filter(|d| d.contains(&format!("0x1af4 {id}"))).count();
+    assert!(of_kind("0x1042") >= 2, "{devices:?}");
+    assert_eq!(of_kind("0x1044"), 1, "{devices:?}");
+    let virtio: usize = report.value("virtio").parse().expect("a number");
+    assert_eq!(report.value("drivers"), virtio.to_string(), "each has its driver");
+    assert_eq!(report.value("msix"), virtio.to_string(), "each uses MSI-X");
+}
+
+#[test]
+#[ignore = "needs KVM: tests/run e2e"]
+fn a_disk_says_what_it_is() {
+    let report = report(
+        2,
+        r#"
+d=$(disk data); s=/sys/block/${d##*/}
+echo "@@ sectors $(cat $s/size)"
+echo "@@ logical $(cat $s/queue/logical_block_size)"
+echo "@@ queues $(ls -d $s/mq/* | wc -l)"
+echo "@@ discard $(cat $s/queue/discard_max_bytes)"
+echo "@@ zeroes $(cat $s/queue/write_zeroes_max_bytes)"
+echo "@@ cache $(cat $s/queue/write_cache)"
+r=$(disk tools)
+echo "@@ read-only $(cat /sys/block/${r##*/}/ro)"
+dd if=/dev/zero of=$r bs=4k count=1 2>/dev/null && echo "@@ wrote to it"
+true
+"#,
+    );
+    assert_eq!(report.value("sectors"), (DISK_BYTES / 512).to_string());
+    assert_eq!(report.value("logical"), "512");
+    assert_eq!(report.value("queues"), "2");
+    assert_ne!(report.value("discard"), "0");
+    assert_ne!(report.value("zeroes"), "0");
+    assert_eq!(report.value("cache"), "write back");
+    assert_eq!(report.value("read-only"), "1");
+    assert_eq!(report.values("wrote"), Vec::<&str>::new());
+}
+
+#[test]
+#[ignore = "needs KVM: tests/run e2e"]
+fn entropy_comes_from_the_host() {
+    let report = report(
+        1,
+        r#"
+echo "@@ source $(cat /sys/class/misc/hw_random/rng_current)"
+dd if=/dev/hwrng of=/tmp/a bs=512 count=1 2>/dev/null
+dd if=/dev/hwrng of=/tmp/b bs=512 count=1 2>/dev/null
+echo "@@ length $(cat /tmp/a /tmp/b | wc -c)"
+# Random bytes do not compress, and do not repeat.
+echo "@@ packed $(cat /tmp/a /tmp/b | gzip | wc -c)"
+"#,
+    );
+    assert!(report.value("source").starts_with("virtio_rng"), "{}", report.value("source"));
+    assert_eq!(report.value("length"), "1024");
+    let packed: u32 = report.value("packed").parse().expect("a number");
+    assert!(packed >= 1024, "1024 random bytes became {packed}");
+}
+
+#[test]
+#[ignore = "needs KVM: tests/run e2e"]
+fn drivers_can_leave_and_return() {
+    let report = report(
+        1,
+        r#"
+d=$(disk data)
+dd if=/dev/urandom of=/tmp/data bs=1M count=2 2>/dev/null
+dd if=/tmp/data of=$d conv=fsync 2>/dev/null
+same() { dd if=$(disk data) bs=1M count=2 iflag=direct 2>/dev/null | cmp - /tmp/data; }
+same || exit 1
+# One device, by unbind and bind, several times.
+v=$(readlink -f /sys/block/${d##*/}/device); v=${v##*/}
+for i in 1 2 3 4 5; do
+    echo $v >/sys/bus/virtio/drivers/virtio_blk/unbind || exit 2
+    disk data && exit 3
+    echo $v >/sys/bus/virtio/drivers/virtio_blk/bind || exit 4
+    same || exit 5
+done
+# The PCI function itself, by removal and rescan.
+p=$(readlink -f /sys/bus/virtio/devices/$v/..); a=${p##*/}
+echo 1 >$p/remove
+disk data && exit 6
+echo 1 >/sys/bus/pci/rescan
+same || exit 7
+# All drivers, by unloading the modules.
+for i in 1 2 3; do
+    rmmod virtio_blk virtio_rng && rmmod virtio_pci || exit 8
+    ls /sys/block/vd* 2>/dev/null && exit 9
+    modprobe virtio_pci && modprobe virtio_blk && modprobe virtio_rng || exit 10
+    same || exit 11
+done
+echo "@@ cycles done"
+"#,
+    );
+    assert_eq!(report.value("cycles"), "done");
+}
