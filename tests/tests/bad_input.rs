@@ -122,7 +122,7 @@ fn the_images_made_here_are_what_they_seem() {
 #[test]
 fn a_missing_image() {
     let room = Room::new();
-    room.refuses(room.berth().arg("/no/such/image.qcow2"), FAILED, &["/no/such/image.qcow2"]);
+    room.refuses(room.berth().arg("/no/such/image.qcow2"), USAGE, &["/no/such/image.qcow2"]);
     room.refuses(room.berth(), USAGE, &["IMAGE"]);
 }
 
@@ -131,7 +131,7 @@ fn a_directory_is_not_an_image() {
     let room = Room::new();
     let directory = room.0.path().join("directory");
     fs::create_dir(&directory).expect("the directory is writable");
-    room.refuses(room.berth().arg(&directory), FAILED, &["directory"]);
+    room.refuses(room.berth().arg(&directory), USAGE, &["directory"]);
 }
 
 #[test]
@@ -301,7 +301,7 @@ fn more_memory_than_the_host_has() {
         .flag("--image-dir", room.images())
         .flag("--memory", "64T")
         .arg(image);
-    room.refuses(berth, FAILED, &["64", "memory"]);
+    room.refuses(berth, USAGE, &["64T", "--memory", "MiB"]);
 }
 
 #[test]
