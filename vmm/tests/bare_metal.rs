@@ -229,6 +229,25 @@ fn the_power_button_reaches_the_status_register() {
 }
 
 #[test]
+fn the_power_button_raises_interrupt_line_9() {
+    // ICW1 to ICW4 of the slave controller, so that it works; OCW3: read requests.
+    let pic = Code::default()
+        .out8(0xa0, 0x11)
+        .out8(0xa1, 0x28)
+        .out8(0xa1, 2)
+        .out8(0xa1, 1)
+        .out8(0xa0, 0x0a);
+    let wait = pic.out16(PM1_ENABLE, 1 << 8).say("r").dx(0xa0);
+    // in al, dx; test al, 2; jz back
+    let code = wait.bytes(&[0xec, 0xa8, 0x02, 0x74, 0xfb]).say("i").power_off();
+    let Some((machine, paper)) = start(&code, 1, 32) else { return };
+    paper.wait_for("r");
+    machine.handle().power_button().unwrap();
+    assert_eq!(machine.wait(), ExitReason::PoweredOff);
+    assert_eq!(paper.text(), "ri");
+}
+
+#[test]
 fn typed_input_arrives() {
     // Wait for the line status's data-ready bit, echo three bytes, power off.
     let echo =

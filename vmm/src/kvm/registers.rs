@@ -94,10 +94,7 @@ impl PowerOn {
         }
         vcpu.set_debug_regs(&self.debug).during("resetting debug registers")?;
         vcpu.set_lapic(&self.lapic).during("resetting the local APIC")?;
-        for entry in &self.msrs {
-            // What KVM reads it may refuse to write: such a register has not changed either.
-            let _ = vcpu.set_msrs(&one(*entry));
-        }
+        write_msrs(vcpu, &self.msrs);
         vcpu.set_vcpu_events(&self.events).during("resetting pending events")
     }
 }
@@ -106,18 +103,34 @@ impl PowerOn {
 /// which runs on through a reset.
 fn readable_msrs(kvm: &Kvm, vcpu: &VcpuFd) -> Result<Vec<kvm_msr_entry>, KvmError> {
     let list = kvm.get_msr_index_list().during("listing model-specific registers")?;
-    let mut entries = Vec::new();
-    for index in list.as_slice().iter().filter(|index| **index != MSR_TSC) {
-        let mut msrs = one(kvm_msr_entry { index: *index, ..Default::default() });
-        if let Ok(1) = vcpu.get_msrs(&mut msrs) {
-            entries.extend(msrs.as_slice());
-        }
+    let all: Vec<kvm_msr_entry> = list
+        .as_slice()
+        .iter()
+        .filter(|index| **index != MSR_TSC)
+        .map(|index| kvm_msr_entry { index: *index, ..Default::default() })
+        .collect();
+    let mut read = Vec::with_capacity(all.len());
+    let mut rest = &all[..];
+    while !rest.is_empty() {
+        let mut msrs = some(rest);
+        // KVM stops at the first that it cannot read, and says how many came before.
+        let count = vcpu.get_msrs(&mut msrs).unwrap_or(0).min(rest.len());
+        read.extend_from_slice(&msrs.as_slice()[..count]);
+        rest = rest.get(count + 1..).unwrap_or_default();
     }
-    Ok(entries)
+    Ok(read)
 }
 
-fn one(entry: kvm_msr_entry) -> Msrs {
-    Msrs::from_entries(&[entry]).expect("one entry always fits")
+/// Writes registers. What KVM reads it may refuse to write: such a one has not changed either.
+fn write_msrs(vcpu: &VcpuFd, mut rest: &[kvm_msr_entry]) {
+    while !rest.is_empty() {
+        let count = vcpu.set_msrs(&some(rest)).unwrap_or(0);
+        rest = rest.get(count + 1..).unwrap_or_default();
+    }
+}
+
+fn some(entries: &[kvm_msr_entry]) -> Msrs {
+    Msrs::from_entries(entries).expect("KVM's own list fits into its own table")
 }
 
 /// Sets what firmware would have set on every processor, whose physical addresses have
@@ -135,7 +148,7 @@ pub fn as_firmware_leaves_them(vcpu: &VcpuFd, physical_bits: u32) -> Result<(), 
         (MSR_MTRR_DEF_TYPE, MTRR_ENABLE | MTRR_WRITE_BACK),
     ] {
         let entry = kvm_msr_entry { index, data, ..Default::default() };
-        if !matches!(vcpu.set_msrs(&one(entry)), Ok(1)) {
+        if !matches!(vcpu.set_msrs(&some(&[entry])), Ok(1)) {
             log::debug!("memory type register {index:#x} was refused");
         }
     }

@@ -48,6 +48,8 @@ pub struct Vcpu {
     fd: VcpuFd,
     page: RunPage,
     power_on: PowerOn,
+    /// It has run since it was last reset.
+    used: bool,
     physical_bits: u32,
 }
 
@@ -108,7 +110,8 @@ impl Vcpu {
         fd.set_cpuid2(&template.of(id, cpus)).during("setting CPUID")?;
         let page = RunPage(fd.get_kvm_run());
         let power_on = PowerOn::read(kvm, &fd)?;
-        Ok(Vcpu { id, fd, page, power_on, physical_bits: template.physical_bits() })
+        let physical_bits = template.physical_bits();
+        Ok(Vcpu { id, fd, page, power_on, used: false, physical_bits })
     }
 
     /// KVM's handle.
@@ -125,8 +128,10 @@ impl Vcpu {
     ///
     /// # Errors
     /// [`KvmError::Ioctl`].
-    pub fn prepare(&self, entry: Entry) -> Result<(), KvmError> {
-        self.power_on.restore(&self.fd)?;
+    pub fn prepare(&mut self, entry: Entry) -> Result<(), KvmError> {
+        if std::mem::replace(&mut self.used, true) {
+            self.power_on.restore(&self.fd)?;
+        }
         registers::as_firmware_leaves_them(&self.fd, self.physical_bits)?;
         if self.id == 0 {
             registers::enter(&self.fd, entry)?;
