@@ -2,9 +2,11 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use tempfile::TempDir;
 
+use crate::virtual_machine::PATIENCE;
 use crate::{Berth, Report, VirtualMachine, cpio, guest_file, scratch};
 
 /// Which of the two forms of the kernel is booted.
@@ -26,6 +28,7 @@ pub struct SmallGuest {
     cmdline: String,
     job: String,
     flags: Vec<(String, String)>,
+    patience: Duration,
 }
 
 impl SmallGuest {
@@ -40,6 +43,7 @@ impl SmallGuest {
             cmdline: "console=ttyS0 quiet panic=-1".into(),
             job: job.into(),
             flags: Vec::new(),
+            patience: PATIENCE,
         }
     }
 
@@ -58,6 +62,12 @@ impl SmallGuest {
     /// The memory, as `--memory` takes it.
     pub fn memory(mut self, memory: &str) -> Self {
         self.memory = memory.into();
+        self
+    }
+
+    /// How long each wait for it may take, when it takes long.
+    pub fn patience(mut self, patience: Duration) -> Self {
+        self.patience = patience;
         self
     }
 
@@ -107,6 +117,7 @@ impl SmallGuest {
             Kernel::Elf => "small/vmlinux",
         };
         let mut berth = Berth::run()
+            .patience(self.patience)
             .flag("--name", "small")
             .flag("--image-dir", self.directory.path())
             .flag("--kernel", guest_file(kernel))

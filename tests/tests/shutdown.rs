@@ -13,8 +13,10 @@ for e in /sys/class/input/event*; do
     [ "$(cat $e/device/name)" = "Power Button" ] && node=/dev/input/${e##*/}
 done
 [ "$node" ] || exit 1
+# Open before anyone is told: an event that nobody listens for is gone.
+exec 3<$node
 echo "@@ listening"
-dd if=$node bs=24 count=1 2>/dev/null | hexdump -v -e '24/1 "%02x"' >/tmp/event
+dd bs=24 count=1 <&3 2>/dev/null | hexdump -v -e '24/1 "%02x"' >/tmp/event
 echo "@@ pressed $(cat /tmp/event)"
 "#;
 
