@@ -8,6 +8,9 @@ use crate::machine::MachineEnd;
 
 /// How long a stopped machine may take to flush its disks and end.
 const STOP_PATIENCE: Duration = Duration::from_secs(60);
+/// The power button is pressed again after this long: a guest that was still starting may have lost
+/// the first press, and one that is shutting down ignores the second.
+const PRESS_AGAIN: Duration = Duration::from_secs(10);
 
 /// What to do now.
 #[derive(Debug, PartialEq, Eq)]
@@ -35,6 +38,7 @@ enum Phase {
     /// The power button has been pressed.
     Asked {
         deadline: Instant,
+        again: Instant,
     },
     /// The machine has been told to stop, because of `why`.
     Stopping {
@@ -53,7 +57,8 @@ impl Shutdown {
     pub fn deadline(&self) -> Option<Instant> {
         match self.phase {
             Phase::Running => None,
-            Phase::Asked { deadline } | Phase::Stopping { deadline, .. } => Some(deadline),
+            Phase::Asked { deadline, again } => Some(deadline.min(again)),
+            Phase::Stopping { deadline, .. } => Some(deadline),
         }
     }
 
@@ -64,7 +69,8 @@ impl Shutdown {
                 self.stop(now, Ending::TimedOut(self.timeout))
             }
             Phase::Running => {
-                self.phase = Phase::Asked { deadline: now + self.timeout };
+                let (deadline, again) = (now + self.timeout, now + PRESS_AGAIN);
+                self.phase = Phase::Asked { deadline, again };
                 Action::PowerButton
             }
             Phase::Asked { .. } => self.stop(now, Ending::StoppedAtOnce),
@@ -75,9 +81,13 @@ impl Shutdown {
 
     /// Time has passed.
     pub fn on_time(&mut self, now: Instant) -> Action {
-        match &self.phase {
-            Phase::Asked { deadline } if now >= *deadline => {
+        match &mut self.phase {
+            Phase::Asked { deadline, .. } if now >= *deadline => {
                 self.stop(now, Ending::TimedOut(self.timeout))
+            }
+            Phase::Asked { again, .. } if now >= *again => {
+                *again = now + PRESS_AGAIN;
+                Action::PowerButton
             }
             Phase::Stopping { deadline, .. } if now >= *deadline => {
                 let seconds = STOP_PATIENCE.as_secs();
@@ -118,8 +128,14 @@ mod tests {
         assert_eq!(shutdown.deadline(), None);
         assert_eq!(shutdown.on_time(start + TIMEOUT), Action::Wait);
         assert_eq!(shutdown.on_request(start), Action::PowerButton);
+        // Pressed again on the way, in case nobody heard the first.
+        for presses in 1..3 {
+            let again = start + presses * PRESS_AGAIN;
+            assert_eq!(shutdown.deadline(), Some(again));
+            assert_eq!(shutdown.on_time(again - Duration::from_millis(1)), Action::Wait);
+            assert_eq!(shutdown.on_time(again), Action::PowerButton);
+        }
         assert_eq!(shutdown.deadline(), Some(start + TIMEOUT));
-        assert_eq!(shutdown.on_time(start + TIMEOUT - Duration::from_millis(1)), Action::Wait);
         assert_eq!(shutdown.on_time(start + TIMEOUT), Action::Stop);
         assert_eq!(shutdown.on_request(start + TIMEOUT), Action::Wait);
         let last = start + TIMEOUT + STOP_PATIENCE;
