@@ -34,13 +34,15 @@ tools || exit 1
 for name in raw overlay; do
     before=$(dd if=$(disk $name) bs=1M skip=32 2>/dev/null | sha256sum)
     for depth in 1 32; do
-        # Each process has a region of its own, so that each knows what it must find.
-        fio --name=mix --filename=$(disk $name) --direct=1 --ioengine=libaio --iodepth=$depth \
-            --numjobs=QUEUES --size=$((24 / QUEUES))m --offset_increment=$((24 / QUEUES))m \
-            --rw=randrw --bsrange=4k-64k --fsync=32 --trim_percentage=10 --trim_backlog=32 \
-            --verify=crc32c --verify_fatal=1 --verify_backlog=128 --randseed=$depth \
-            --group_reporting --minimal >/tmp/fio 2>&1 ||
-            { cat /tmp/fio; exit 3; }
+        # Each process that verifies has a region of its own, so that it knows what it must
+        # find. Another one trims beside them.
+        fio --filename=$(disk $name) --direct=1 --ioengine=libaio --randseed=$depth --minimal \
+            --name=mix --iodepth=$depth --numjobs=QUEUES --group_reporting \
+            --size=$((24 / QUEUES))m --offset_increment=$((24 / QUEUES))m \
+            --rw=randrw --bsrange=4k-64k --fsync=32 \
+            --verify=crc32c --verify_fatal=1 --verify_backlog=128 \
+            --name=trim --offset=24m --size=8m --rw=randtrim --bs=64k --iodepth=4 \
+            >/tmp/fio 2>&1 || { cat /tmp/fio; exit 3; }
         grep -iE 'verify|error' /tmp/fio && exit 4
         echo "@@ verified $name $depth"
     done
