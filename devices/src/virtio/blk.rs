@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use super::service::{Service, stop_all};
+use super::throttle::Throttle;
 use super::{Activation, DeviceError, LiveQueue, VirtioDevice, read_config_bytes};
 use crate::block::BlockBackend;
 use crate::block::ring::Idle;
@@ -34,6 +35,8 @@ const ID_BLOCK: u16 = 2;
 const CLASS: u32 = 0x01_00_00;
 /// More queues than this help nobody.
 pub const MAX_QUEUES: u16 = 64;
+
+static NO_RING: Throttle = Throttle::new();
 
 /// How data is moved.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -74,6 +77,8 @@ pub struct Blk {
     disk: Disk,
     queues: u16,
     engine: Engine,
+    /// A ring that cannot be had when the device starts is done without.
+    may_call: bool,
     workers: Vec<Worker<LiveQueue>>,
     malformed: Arc<AtomicU64>,
 }
@@ -100,6 +105,7 @@ impl Blk {
         if !matches!(logical_block, 512 | 4096) || !capacity.is_multiple_of(logical_block.into()) {
             return Err(BlkError::Grid { capacity, logical_block });
         }
+        let may_call = engine == Engine::Auto;
         let engine = match (engine, Idle::new(uring::OPERATIONS)) {
             (Engine::Sync, _) => Engine::Sync,
             (_, Ok(_)) => Engine::IoUring,
@@ -119,7 +125,7 @@ impl Blk {
             inline: true,
             counters: Arc::default(),
         };
-        Ok(Blk { disk, queues, engine, workers: vec![], malformed: Arc::default() })
+        Ok(Blk { disk, queues, engine, may_call, workers: vec![], malformed: Arc::default() })
     }
 
     /// Lets the ring do everything, so that tests see it at work.
@@ -152,11 +158,21 @@ impl Blk {
             });
         }
         let memory = service.memory.clone();
-        let idle = Idle::new(uring::OPERATIONS)
-            .map_err(|error| DeviceError(format!("io_uring for {name}: {error}")))?;
-        service.spawn(&name, move |queue, interrupt, stop| {
-            uring::serve(idle, memory, &disk, queue, interrupt, stop)
-        })
+        match Idle::new(uring::OPERATIONS) {
+            Ok(idle) => service.spawn(&name, move |queue, interrupt, stop| {
+                uring::serve(idle, memory, &disk, queue, interrupt, stop)
+            }),
+            Err(error) if self.may_call => {
+                // The guest can start the device as often as it likes.
+                if NO_RING.allows() {
+                    log::warn!("no io_uring for {name} ({error}), using calls");
+                }
+                service.spawn(&name, move |queue, interrupt, stop| {
+                    sync::serve(&disk, queue, interrupt, stop)
+                })
+            }
+            Err(error) => Err(DeviceError(format!("io_uring for {name}: {error}"))),
+        }
     }
 }
 

@@ -137,6 +137,9 @@ pub struct Rig {
     rings: Vec<Ring>,
 }
 
+/// The status of a device that runs.
+const READY: u8 = ACKNOWLEDGE_DRIVER | line::FEATURES_OK | line::DRIVER_OK;
+
 impl Rig {
     /// Plugs `device` in; its vectors are enabled and unmasked.
     pub fn new(device: Box<dyn VirtioDevice>) -> Rig {
@@ -225,13 +228,18 @@ impl Rig {
     /// The same, with queues of `size` entries.
     pub fn bring_up_sized(&mut self, features: u64, size: u16) {
         assert!(self.negotiate(features), "features {features:#x} are refused");
+        self.start(features, size);
+        assert_eq!(self.status(), READY, "the device does not start");
+    }
+
+    /// Sets every queue up and lets the device go, after [`negotiate`](Self::negotiate); whether it
+    /// likes what is in the rings' memory is for the status to say.
+    pub fn start(&mut self, features: u64, size: u16) {
         self.write(0x10, &0u16.to_le_bytes());
         let queues = u16::from_le_bytes(self.read(0x12));
         let rings = (0..queues).map(|index| self.set_up_queue(index, size, features)).collect();
         self.rings = rings;
-        let ready = ACKNOWLEDGE_DRIVER | line::FEATURES_OK | line::DRIVER_OK;
-        self.set_status(ready);
-        assert_eq!(self.status(), ready, "the device does not start");
+        self.set_status(READY);
     }
 
     /// The ring of queue `index`.

@@ -53,10 +53,11 @@ fn step(rig: &mut Rig, op: u8, input: &mut Input<'_>) {
         }
         5 => rig.kick(input.number(1) as usize),
         6 => {
-            // A device that refuses is none the worse for it.
+            // A device that refuses is none the worse for it; nor is one that finds in the rings'
+            // memory what was written there before, and asks for a reset at once.
             let features = (input.number(5) & rig.offered()) | F_VERSION_1;
             if rig.ram.next < BUFFERS / 2 && rig.negotiate(features) {
-                rig.bring_up(features);
+                rig.start(features, 0);
             }
         }
         7 => rig.pci.reset(),
