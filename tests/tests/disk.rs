@@ -173,7 +173,8 @@ fn what_was_flushed_survives_kill() {
         assert_eq!(report.values("lost"), Vec::<&str>::new(), "round {round}:\n{report}");
         assert_eq!(report.value("journal"), "recovered", "round {round}:\n{report}");
     }
-    assert!(safe.len() >= 33, "only {} records", safe.len());
+    // 6, 11 and 16, but for the line in each round that its end may have cut.
+    assert!(safe.len() >= 30, "only {} records", safe.len());
     let raw = directory.path().join("whole");
     let status = Command::new("qemu-img")
         .args(["convert", "-O", "raw"])
