@@ -198,6 +198,7 @@ fn live(plan: &Plan, console: &Arc<SerialConsole>, signals: Signals) -> Result<E
     let waiter = start_waiter(tell.clone()).map_err(|e| error(&e))?;
     let started = start_machine(config).map_err(|e| error(&e))?;
     created.keep();
+    log::info!("{} is running", plan.name);
     // The waiter is there: it does nothing but receive this.
     drop(waiter.send(started.wait));
     let ending = serve(&started.control, plan, tell, &events);
@@ -236,7 +237,6 @@ fn prepare(
         },
         require_native_kvm: true,
     };
-    log::info!("starting {} ({})", plan.name, disks.identity.uuid);
     Ok((config, disks.created))
 }
 
