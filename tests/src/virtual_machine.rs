@@ -13,7 +13,7 @@ use nix::unistd::Pid;
 use crate::Transcript;
 
 /// How long a small guest may take for anything, on an emulated machine that others use too.
-pub const PATIENCE: Duration = Duration::from_secs(180);
+pub const PATIENCE: Duration = Duration::from_secs(900);
 
 /// A machine that runs, or ran. Dropping it ends it.
 pub struct VirtualMachine {
