@@ -1,8 +1,10 @@
 //! Interrupt routes: which line leads to which controller's pin, and which to which message
 //! (KVM_SET_GSI_ROUTING). The whole table is set at each change.
 
+use std::io;
 use std::sync::{Arc, Mutex};
 
+use devices::event::Event;
 use devices::irq::{MsiMessage, MsiRoute};
 use kvm_bindings::{
     KVM_IRQ_ROUTING_IRQCHIP, KVM_IRQ_ROUTING_MSI, KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER,
@@ -11,6 +13,7 @@ use kvm_bindings::{
 use kvm_ioctls::VmFd;
 use vmm_sys_util::eventfd::EventFd;
 
+use super::vm::borrow;
 use super::{During, KvmError};
 use crate::machine::layout;
 
@@ -116,6 +119,19 @@ impl MsiRoute for Route {
     fn fire(&self) {
         // A counter that is full means that an interrupt is on its way.
         let _ = self.eventfd.write(1);
+    }
+
+    fn connect(&self, event: &Event) -> io::Result<()> {
+        // KVM looks at the counter after it has joined those whom a signal wakes.
+        Ok(self.routes.fd.register_irqfd(&borrow(event.fd()), self.gsi)?)
+    }
+
+    fn disconnect(&self, event: &Event) {
+        // KVM leaves those whom a signal wakes and empties the counter in one step, and returns
+        // when what it has begun to send is sent.
+        if let Err(error) = self.routes.fd.unregister_irqfd(&borrow(event.fd()), self.gsi) {
+            log::error!("interrupt line {} cannot be disconnected: {error}", self.gsi);
+        }
     }
 }
 
