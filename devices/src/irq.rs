@@ -3,7 +3,11 @@
 //! Every call here is one eventfd write or ioctl underneath, so it may come from any thread, also
 //! under a device's own lock.
 
+use std::io;
+use std::os::fd::AsRawFd;
 use std::sync::Mutex;
+
+use crate::event::Event;
 
 /// A wired interrupt, such as an ISA line or the SCI.
 pub trait IrqLine: Send + Sync {
@@ -26,6 +30,15 @@ pub trait MsiRoute: Send + Sync {
     fn set(&self, message: MsiMessage);
     /// Sends the message last set; nothing happens when there is none.
     fn fire(&self);
+    /// Lets each signal of `event` send the message, by the kernel alone: whoever signals needs no
+    /// thread of ours. So does a signal that is in its counter already.
+    ///
+    /// # Errors
+    /// When the kernel refuses; the signals then stay in the eventfd's counter.
+    fn connect(&self, event: &Event) -> io::Result<()>;
+    /// Ends what [`connect`](Self::connect) began: each signal up to then has sent the message and
+    /// is off the eventfd's counter, and each later one stays in it.
+    fn disconnect(&self, event: &Event);
 }
 
 /// Sends a device's vectors, honouring masks: a masked vector is pending, never lost.
@@ -61,6 +74,40 @@ pub struct RecordingRoute {
     pub message: Mutex<Option<MsiMessage>>,
     /// Every message sent.
     pub sent: Mutex<Vec<MsiMessage>>,
+    /// What is connected.
+    pub connected: ConnectedEvents,
+}
+
+/// The eventfds connected to a route of a test, which looks at them where KVM would be told.
+#[derive(Debug, Default)]
+pub struct ConnectedEvents(Mutex<Vec<Event>>);
+
+impl ConnectedEvents {
+    /// Adds one.
+    pub fn add(&self, event: &Event) {
+        self.0.lock().expect("no test panics under the lock").push(event.clone());
+    }
+
+    /// Removes one; true when it was there.
+    pub fn remove(&self, event: &Event) -> bool {
+        let mut events = self.0.lock().expect("no test panics under the lock");
+        let before = events.len();
+        events.retain(|other| other.fd().as_raw_fd() != event.fd().as_raw_fd());
+        events.len() < before
+    }
+
+    /// Takes the signals of all; answers how many eventfds had one.
+    pub fn take(&self) -> usize {
+        let events = self.0.lock().expect("no test panics under the lock");
+        events.iter().filter(|event| event.take()).count()
+    }
+}
+
+impl RecordingRoute {
+    /// Sends for what is signalled, which KVM does at the signal itself.
+    pub fn carry(&self) {
+        (0..self.connected.take()).for_each(|_| self.fire());
+    }
 }
 
 impl MsiRoute for RecordingRoute {
@@ -71,5 +118,15 @@ impl MsiRoute for RecordingRoute {
     fn fire(&self) {
         let message = *self.message.lock().expect("no test panics under the lock");
         self.sent.lock().expect("no test panics under the lock").extend(message);
+    }
+
+    fn connect(&self, event: &Event) -> io::Result<()> {
+        self.connected.add(event);
+        Ok(())
+    }
+
+    fn disconnect(&self, event: &Event) {
+        self.carry();
+        assert!(self.connected.remove(event), "only what is connected is disconnected");
     }
 }

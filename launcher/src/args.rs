@@ -138,6 +138,10 @@ pub struct Settings {
     /// MTU offered to the guest, 68 to 65535 [env: BERTH_MTU] [default: the tap's]
     #[arg(long, value_name = "N", help_heading = NETWORK)]
     pub mtu: Option<String>,
+    /// Whether the kernel carries the guest's frames itself, through /dev/vhost-net: auto (where
+    /// that can be opened), on or off [env: VHOST] [default: auto]
+    #[arg(long, value_name = "WHETHER", help_heading = NETWORK)]
+    pub vhost: Option<String>,
 
     /// Instance metadata, YAML or JSON [env: BERTH_METADATA] [default: /metadata in a container,
     /// if it exists]
@@ -224,6 +228,7 @@ fields! {
     NET, net, "net", "NET";
     MAC, mac, "mac", "BERTH_MAC";
     MTU, mtu, "mtu", "BERTH_MTU";
+    VHOST, vhost, "vhost", "VHOST";
     METADATA, metadata, "metadata", "BERTH_METADATA";
     USERDATA, userdata, "userdata", "BERTH_USERDATA";
     NETWORKDATA, networkdata, "networkdata", "BERTH_NETWORKDATA";

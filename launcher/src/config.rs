@@ -97,6 +97,8 @@ pub struct Plan {
     pub mac: Option<[u8; 6]>,
     /// MTU, if asked for.
     pub mtu: Option<u16>,
+    /// Whether the kernel carries frames.
+    pub vhost: Vhost,
     /// Files for the config drive.
     pub cloud: CloudFiles,
     /// From the power button to the hard stop.
@@ -169,6 +171,17 @@ pub struct CloudFiles {
     pub vendordata: Option<PathBuf>,
 }
 
+/// Whether the kernel carries frames between guest and tap, by `/dev/vhost-net`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Vhost {
+    /// Where that can be opened.
+    Auto,
+    /// Or there is no machine.
+    On,
+    /// This process carries them.
+    Off,
+}
+
 /// What the serial console is joined to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ConsoleMode {
@@ -213,9 +226,17 @@ pub fn plan(layers: &Layers, host: &Host) -> Result<Plan, ConfigError> {
     let net = parse(layers, args::NET, value::net)?.unwrap_or(Net::None);
     let mac = parse(layers, args::MAC, value::mac)?;
     let mtu = parse(layers, args::MTU, |text| value::number(text, 68, 65_535))?;
+    let vhost = choice(layers, args::VHOST, Vhost::Auto, "auto, on or off", |text| {
+        Some(match text {
+            "auto" => Vhost::Auto,
+            "on" => Vhost::On,
+            "off" => Vhost::Off,
+            _ => return None,
+        })
+    })?;
     if net == Net::None {
-        let lonely = layers.get(args::MAC).or_else(|| layers.get(args::MTU));
-        if let Some(given) = lonely {
+        let lonely = [args::MAC, args::MTU, args::VHOST];
+        if let Some(given) = lonely.into_iter().find_map(|field| layers.get(field)) {
             let fix = "add --net tap:NAME, or take it away";
             return Err(given.error("has no interface to apply to, since the network is none", fix));
         }
@@ -231,6 +252,7 @@ pub fn plan(layers: &Layers, host: &Host) -> Result<Plan, ConfigError> {
         net,
         mac,
         mtu: mtu.and_then(|mtu| u16::try_from(mtu).ok()),
+        vhost,
         cloud: CloudFiles {
             metadata: cloud_file(layers, host, args::METADATA)?,
             userdata: cloud_file(layers, host, args::USERDATA)?,
@@ -259,7 +281,7 @@ pub fn ignored_variables(is_set: impl Fn(&str) -> bool) -> Vec<String> {
     let replaced = [
         ("KVM_BLK_OPTS", "use --disk-queues and --disk-engine"),
         ("KVM_RAW_BLK_OPTS", "use the options of --disk"),
-        ("KVM_NET_OPTS", "use --net, --mac and --mtu"),
+        ("KVM_NET_OPTS", "use --net, --mac, --mtu and --vhost"),
         ("LAUNCHER", "there is no QEMU to launch"),
     ];
     let later =

@@ -19,7 +19,9 @@ use vmm::config::{BootConfig, DiskConfig, DiskEngine, Identity as BoardIdentity}
 use vmm::config::{MachineConfig, NicConfig};
 
 use crate::args::{self, RunArgs};
-use crate::config::{self, Boot, ConfigError, ConsoleMode, Layers, Net, Plan, Root, show_mac};
+use crate::config::{
+    self, Boot, ConfigError, ConsoleMode, Layers, Net, Plan, Root, Vhost, show_mac,
+};
 use crate::config_drive::disk::MemoryDisk;
 use crate::config_drive::documents::GuestFacts;
 use crate::config_drive::{self, DriveError};
@@ -42,6 +44,8 @@ const DRIVE_SERIAL: &str = "config-2";
 const REPORT_LINES: usize = 40;
 /// How long whoever reads the console may take for the rest of it.
 const CONSOLE_PATIENCE: Duration = Duration::from_secs(2);
+/// Where the kernel offers to carry frames itself.
+const VHOST_NET: &str = "/dev/vhost-net";
 
 /// Why there was no machine to run, with the exit status.
 struct Failure {
@@ -222,7 +226,7 @@ fn prepare(
         mac: (plan.net != Net::None).then(|| show_mac(mac)),
     };
     let drive = config_drive::build(&sources, &facts)?;
-    let nics = nics(plan, mac).map_err(|error| Failure::new(&error, exit::ERROR))?;
+    let nics = nics(plan, mac)?;
     let disks = place.disks(plan, drive, &|| signals.asked())?;
     let config = MachineConfig {
         cpus: plan.cpus,
@@ -301,11 +305,40 @@ impl Place {
     }
 }
 
-fn nics(plan: &Plan, mac: [u8; 6]) -> Result<Vec<NicConfig>, link::TapError> {
+fn nics(plan: &Plan, mac: [u8; 6]) -> Result<Vec<NicConfig>, Failure> {
     let Net::Tap(name) = &plan.net else { return Ok(Vec::new()) };
-    let tap = link::open(name, plan.cpus)?;
+    let tap = link::open(name, plan.cpus).map_err(|error| Failure::new(&error, exit::ERROR))?;
+    let vhost = open_vhost(Path::new(VHOST_NET), plan.vhost, tap.queues.len())
+        .map_err(|error| Failure::new(&error, exit::ERROR))?;
     let mtu = plan.mtu.or(tap.mtu).filter(|mtu| *mtu >= 68);
-    Ok(vec![NicConfig { taps: tap.queues, mac, mtu }])
+    Ok(vec![NicConfig { taps: tap.queues, vhost, mac, mtu }])
+}
+
+/// vhost is asked for, and cannot be had.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "--vhost on: {VHOST_NET} cannot be opened; load the kernel module vhost_net and give this \
+     process access to it, or write --vhost auto"
+)]
+struct NoVhost(#[source] io::Error);
+
+/// Opens `device` once for each of `pairs`; none if this process is to carry the frames.
+fn open_vhost(device: &Path, wish: Vhost, pairs: usize) -> Result<Vec<File>, NoVhost> {
+    let open = || File::options().read(true).write(true).open(device);
+    let why = if wish == Vhost::Off {
+        "as asked for".to_owned()
+    } else {
+        match (0..pairs).map(|_| open()).collect::<io::Result<Vec<File>>>() {
+            Ok(files) => {
+                log::info!("network frames are carried by the kernel, through vhost");
+                return Ok(files);
+            }
+            Err(error) if wish == Vhost::On => return Err(NoVhost(error)),
+            Err(error) => format!("{} cannot be opened: {error}", device.display()),
+        }
+    };
+    log::info!("network frames are carried by this process: {why}");
+    Ok(Vec::new())
 }
 
 fn boot(boot: &Boot) -> BootConfig {
@@ -525,6 +558,21 @@ mod tests {
         let (tell, events) = sync_channel(1);
         drop(start_waiter(tell).unwrap());
         assert!(events.recv().is_err());
+    }
+
+    #[test]
+    fn vhost_is_opened_for_each_pair_where_it_is() {
+        let device = tempfile::NamedTempFile::new().unwrap();
+        let count = |device: &Path, wish| open_vhost(device, wish, 3).map(|files| files.len());
+        for (wish, want) in [(Vhost::Auto, 3), (Vhost::On, 3), (Vhost::Off, 0)] {
+            assert_eq!(count(device.path(), wish).unwrap(), want);
+        }
+        let none = device.path().join("none");
+        assert_eq!(count(&none, Vhost::Auto).unwrap(), 0);
+        assert_eq!(count(&none, Vhost::Off).unwrap(), 0);
+        let told = sentence(&count(&none, Vhost::On).unwrap_err());
+        assert!(told.starts_with("--vhost on: /dev/vhost-net cannot be opened; load"), "{told}");
+        assert!(told.ends_with("or write --vhost auto: Not a directory (os error 20)"), "{told}");
     }
 
     #[derive(Debug, thiserror::Error)]

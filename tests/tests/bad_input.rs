@@ -217,6 +217,7 @@ fn sizes_that_are_none() {
         ("--stop-timeout", "soon"),
         ("--mac", "52:54:00:be"),
         ("--mtu", "12"),
+        ("--vhost", "maybe"),
         ("--boot", "floppy"),
         ("--net", "wifi"),
         ("--image-sha256", "abc"),

@@ -19,6 +19,7 @@ const UNSAFE_FILES: &[&str] = &[
     "devices/src/event.rs",
     "devices/src/net/tap.rs",
     "devices/src/net/tap/",
+    "devices/src/net/vhost.rs",
     "launcher/src/net/link.rs",
     "vmm/src/kvm/",
     "vmm/src/memory.rs",

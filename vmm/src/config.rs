@@ -70,6 +70,9 @@ pub use devices::virtio::blk::Engine as DiskEngine;
 pub struct NicConfig {
     /// One open tap queue file (IFF_VNET_HDR | IFF_NO_PI) for each queue pair.
     pub taps: Vec<File>,
+    /// Open files of `/dev/vhost-net`, one for each of `taps`, with which the kernel serves the
+    /// queue pairs; empty: threads of this process do.
+    pub vhost: Vec<File>,
     /// Hardware address.
     pub mac: [u8; 6],
     /// MTU offered to the driver, 68 to 65535.

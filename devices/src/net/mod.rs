@@ -11,6 +11,7 @@ use vm_memory::VolatileSlice;
 
 pub mod loopback;
 pub mod tap;
+pub mod vhost;
 
 /// Length of the header in front of each frame (VIRTIO 1.3 §5.1.6, always with `num_buffers`).
 pub const HEADER_LEN: usize = 12;

@@ -5,9 +5,27 @@
 //! pending bits             1 bit a vector, 64 to a quadword, read-only
 //! ```
 //! Runs on vCPU threads (accesses) and on whichever thread sends. One lock covers the table.
+//!
+//! # Eventfds
+//!
+//! A vector is sent by [`MsiSink::send`], or by an eventfd that the kernel's vhost worker signals
+//! without our knowing ([`Msix::connect`]). The latter must honour masks just as well:
+//!
+//! - While the vector may be sent, the eventfd is connected to its route: KVM turns each signal into
+//!   the message.
+//! - While it may not, the eventfd is disconnected, so that the counter keeps the signals: they are
+//!   the pending bit, and are made that when somebody looks at it or a change may let them out.
+//!
+//! Nothing is lost between the two. KVM empties the counter in the very step in which it ceases to
+//! hear of signals, so that each of them was either sent or is left for us. On opening, the counter
+//! is taken first, then the eventfd connected, then what was taken sent; a signal in between is in
+//! the counter when KVM looks at it, which it does on connecting. Two threads cannot disagree on
+//! whether it is connected: both hold the lock. Signals that nobody has looked for yet, and several
+//! at once, are one interrupt, as several writes of a pending bit are.
 
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use crate::event::Event;
 use crate::irq::{MsiMessage, MsiRoute, MsiSink};
 
 /// Bytes of one table entry.
@@ -33,6 +51,14 @@ struct Vector {
     routed: Option<MsiMessage>,
     control: u32,
     pending: bool,
+    sources: Vec<Source>,
+}
+
+/// An eventfd that sends a vector.
+struct Source {
+    event: Event,
+    /// The route has it: its signals need not be looked for.
+    connected: bool,
 }
 
 impl Msix {
@@ -47,6 +73,7 @@ impl Msix {
                 routed: None,
                 control: CONTROL_MASKED,
                 pending: false,
+                sources: Vec::new(),
             })
             .collect();
         Arc::new(Msix {
@@ -67,9 +94,30 @@ impl Msix {
     /// Takes the enable and function-mask bits of message control (bits 15 and 14).
     pub fn set_control(&self, enabled: bool, function_masked: bool) {
         let mut state = self.lock();
+        // What came before this belongs to the time before: pending, or sent in vain.
+        let was_enabled = state.enabled;
+        for vector in &mut state.vectors {
+            let came = vector.take_signals();
+            vector.pending |= came && was_enabled;
+        }
         state.enabled = enabled;
         state.function_masked = function_masked;
         state.deliver_all();
+    }
+
+    /// Lets each signal of `event` send `vector`, and no other vector any longer; with one that
+    /// does not exist, signals have no effect. A signal is treated as [`MsiSink::send`] at that
+    /// moment would be. The same event twice is as good as once.
+    pub fn connect(&self, event: &Event, vector: u16) {
+        let mut state = self.lock();
+        let to = usize::from(vector);
+        if state.leave(event, to) {
+            return;
+        }
+        if let Some(vector) = state.vectors.get_mut(to) {
+            vector.sources.push(Source { event: event.clone(), connected: false });
+            state.deliver(to);
+        }
     }
 
     /// Reads the table, `offset` from its start.
@@ -95,7 +143,10 @@ impl Msix {
 
     /// Reads the pending bits, `offset` from their start.
     pub fn read_pba(&self, offset: u64, data: &mut [u8]) {
-        let state = self.lock();
+        let mut state = self.lock();
+        if state.enabled {
+            state.vectors.iter_mut().for_each(|v| v.pending |= v.take_signals());
+        }
         for (byte, index) in data.iter_mut().zip(0u64..) {
             let first = offset.saturating_add(index).saturating_mul(8);
             let first = usize::try_from(first).unwrap_or(usize::MAX);
@@ -119,6 +170,7 @@ impl Msix {
             vector.message = MsiMessage::default();
             vector.control = CONTROL_MASKED;
             vector.pending = false;
+            vector.close();
         }
     }
 
@@ -154,17 +206,44 @@ impl State {
         }
     }
 
+    /// Takes `event` away from the vector that it sends; true when that is `to`, and it stays.
+    fn leave(&mut self, event: &Event, to: usize) -> bool {
+        let same = |source: &Source| Arc::ptr_eq(source.event.fd(), event.fd());
+        let found = self
+            .vectors
+            .iter()
+            .zip(0..)
+            .find_map(|(vector, index)| Some((index, vector.sources.iter().position(same)?)));
+        match found {
+            Some((from, _)) if from == to => return true,
+            Some((from, at)) => {
+                let vector = &mut self.vectors[from];
+                let came = vector.take_signals();
+                vector.pending |= came && self.enabled;
+                let source = vector.sources.swap_remove(at);
+                if source.connected {
+                    vector.route.disconnect(&source.event);
+                }
+            }
+            // What was signalled while it led nowhere has no effect.
+            None => drop(event.take()),
+        }
+        false
+    }
+
     /// Points the route at the message while the vector is usable, and sends what is pending.
     fn deliver(&mut self, index: usize) {
         let open = self.enabled && !self.function_masked;
         let vector = &mut self.vectors[index];
         if !open || vector.control & CONTROL_MASKED != 0 {
-            return;
+            return vector.close();
         }
         if vector.routed != Some(vector.message) {
             vector.route.set(vector.message);
             vector.routed = Some(vector.message);
         }
+        vector.pending |= vector.take_signals();
+        vector.open();
         if std::mem::take(&mut vector.pending) {
             vector.route.fire();
         }
@@ -172,6 +251,30 @@ impl State {
 }
 
 impl Vector {
+    /// Hands the eventfds to the route. One that it refuses is tried again at the next change.
+    fn open(&mut self) {
+        for source in self.sources.iter_mut().filter(|source| !source.connected) {
+            match self.route.connect(&source.event) {
+                Ok(()) => source.connected = true,
+                Err(error) => log::error!("an interrupt cannot be connected: {error}"),
+            }
+        }
+    }
+
+    /// Takes the eventfds back from the route: from here on their counters remember.
+    fn close(&mut self) {
+        for source in self.sources.iter_mut().filter(|source| source.connected) {
+            self.route.disconnect(&source.event);
+            source.connected = false;
+        }
+    }
+
+    /// Takes the signals that the route does not; true when there were any.
+    fn take_signals(&self) -> bool {
+        let waiting = self.sources.iter().filter(|source| !source.connected);
+        waiting.fold(false, |any, source| source.event.take() | any)
+    }
+
     fn bytes(&self) -> [u8; ENTRY_LEN as usize] {
         let mut bytes = [0; ENTRY_LEN as usize];
         bytes[..8].copy_from_slice(&self.message.address.to_le_bytes());
@@ -190,6 +293,9 @@ impl Vector {
         self.control = word(12) & CONTROL_MASKED;
     }
 }
+
+#[cfg(test)]
+mod model;
 
 #[cfg(test)]
 mod tests {

@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use crate::event::Event;
 use crate::mem::GuestMemory;
 
 pub mod blk;
@@ -41,6 +42,10 @@ pub fn read_config_bytes(config: &[u8], offset: u64, data: &mut [u8]) {
 pub trait Interrupt: Send + Sync {
     /// Buffers of queue `index` were used.
     fn queue(&self, index: u16);
+    /// An eventfd of which each signal tells the driver what [`queue`](Self::queue) would, whatever
+    /// vector the queue has by then: for the kernel, which uses buffers without asking us. The same
+    /// one at every call; `None` when there is no such queue, or no descriptor left.
+    fn queue_event(&self, index: u16) -> Option<Event>;
     /// The configuration has changed.
     fn config(&self);
     /// The device cannot go on: sets DEVICE_NEEDS_RESET and tells (VIRTIO 1.3 §2.1.1).

@@ -1,7 +1,8 @@
 //! A network device (VIRTIO 1.3 §5.1): frames ↔ [`NetBackend`].
 //!
-//! Each queue pair has a thread and a queue of the interface (`pair.rs`); the control queue has a
-//! thread of its own (`ctrl.rs`). Checksum and segmentation offloads are passed through: the
+//! Each queue pair has a thread (`job.rs`) and a queue of the interface. The thread carries the
+//! frames itself (`pair.rs`), or has the kernel do it (`vhost.rs`). The control queue has a thread
+//! of its own (`ctrl.rs`). Checksum and segmentation offloads are passed through: the
 //! interface and the guest do each other's work only where both agreed.
 //!
 //! Left out: receive filtering, VLAN filtering, announcements, RSS, hash reports, coalescing, and
@@ -10,20 +11,21 @@
 use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::sync::{Arc, Mutex};
 
-use super::queue::{QueueError, Virtqueue};
-use super::service::{Service, ServiceError, report, serve_each, stop_all};
-use super::{Activation, DeviceError, Interrupt, LiveQueue, VirtioDevice, read_config_bytes};
+use super::service::{Service, serve_each, stop_all};
+use super::{Activation, DeviceError, LiveQueue, VirtioDevice, read_config_bytes};
 use crate::event::Event;
-use crate::mem::GuestMemory;
+use crate::net::vhost::Vhost;
 use crate::net::{MacAddr, NetBackend};
 use crate::worker::Worker;
-use config::{F_MQ, F_MRG_RXBUF};
+use config::F_MQ;
 use ctrl::Control;
-use pair::Pair;
+use job::{Context, PairEnd, PairJob, Port};
 
 pub mod config;
 mod ctrl;
+mod job;
 mod pair;
+mod vhost;
 
 #[cfg(test)]
 mod tests;
@@ -56,6 +58,9 @@ pub enum NetError {
 }
 
 /// What was done; shared with whoever reports it. rx and tx are seen from the guest.
+///
+/// The kernel counts for itself: what it carries is in the interface's own statistics only
+/// (`/sys/class/net/NAME/statistics`, whose rx is the guest's tx), and not here.
 #[derive(Debug, Default)]
 pub struct Counters {
     /// Frames received.
@@ -75,7 +80,9 @@ pub struct Counters {
 /// A network device.
 pub struct Net {
     /// One for each pair; taken by its thread while that runs.
-    backends: Vec<Option<Box<dyn NetBackend>>>,
+    ports: Vec<Option<Port>>,
+    /// What is not offered, though this code could serve it.
+    withheld: u64,
     uso: bool,
     mac: MacAddr,
     mtu: Option<u16>,
@@ -84,13 +91,6 @@ pub struct Net {
     others: Vec<Worker<LiveQueue>>,
     counters: Arc<Counters>,
     malformed: Arc<AtomicU64>,
-}
-
-/// What a pair's thread gives back.
-struct PairEnd {
-    number: usize,
-    backend: Box<dyn NetBackend>,
-    queues: Vec<LiveQueue>,
 }
 
 impl Net {
@@ -120,7 +120,8 @@ impl Net {
                 active: AtomicUsize::new(1),
                 changed: events.map_err(NetError::Eventfd)?,
             }),
-            backends: backends.into_iter().map(Some).collect(),
+            ports: backends.into_iter().map(|backend| Some(Port::new(backend))).collect(),
+            withheld: 0,
             mac,
             mtu,
             pairs: vec![],
@@ -128,6 +129,17 @@ impl Net {
             counters: Arc::default(),
             malformed: Arc::default(),
         })
+    }
+
+    /// Lets the kernel serve the pairs, one of `kernels` for each from the first on; pairs that are
+    /// left over, and any that the kernel refuses, are served by threads of ours. To be called
+    /// before the device is plugged in: fewer features may be offered.
+    pub fn with_vhost(mut self, kernels: Vec<Box<dyn Vhost>>) -> Net {
+        for (port, kernel) in self.ports.iter_mut().flatten().zip(kernels) {
+            self.withheld |= vhost::unserved(&*kernel);
+            port.vhost = Some(kernel);
+        }
+        self
     }
 
     /// What was done so far.
@@ -146,13 +158,12 @@ impl Net {
         (rx, tx): (LiveQueue, LiveQueue),
         context: &Context,
     ) -> Result<(), DeviceError> {
-        let mut backend =
-            self.backends.get_mut(number).and_then(Option::take).ok_or_else(|| {
-                DeviceError(format!("queue {number} of the interface was lost in a panic"))
-            })?;
+        let mut port = self.ports.get_mut(number).and_then(Option::take).ok_or_else(|| {
+            DeviceError(format!("queue {number} of the interface was lost in a panic"))
+        })?;
         let offloads = config::guest_offloads(context.features);
-        if let Err(error) = backend.set_guest_offloads(offloads) {
-            self.backends[number] = Some(backend);
+        if let Err(error) = port.backend.set_guest_offloads(offloads) {
+            self.ports[number] = Some(port);
             return Err(DeviceError(format!("offloads {offloads:?}: {error}")));
         }
         let job = PairJob {
@@ -168,7 +179,7 @@ impl Net {
         let worker = Worker::spawn(
             &name,
             move || on_panic.needs_reset(),
-            move |stop| job.run(backend, rx, tx, stop),
+            move |stop| job.run(port, rx, tx, stop),
         )
         .map_err(|error| DeviceError(format!("thread {name}: {error}")))?;
         self.pairs.push(worker);
@@ -193,7 +204,7 @@ impl Net {
 
     fn start_all(&mut self, queues: Vec<LiveQueue>, context: &Context) -> Result<(), DeviceError> {
         // Where the control queue is depends on what was negotiated (§5.1.2).
-        let pairs = if context.features & F_MQ == 0 { 1 } else { self.backends.len() };
+        let pairs = if context.features & F_MQ == 0 { 1 } else { self.ports.len() };
         let mut rx: Vec<Option<LiveQueue>> = (0..pairs).map(|_| None).collect();
         for live in queues {
             let (number, is_tx) = (usize::from(live.index) / 2, live.index % 2 == 1);
@@ -214,73 +225,6 @@ impl Net {
     }
 }
 
-/// What all the threads of one activation have in common.
-#[derive(Clone)]
-struct Context {
-    memory: GuestMemory,
-    features: u64,
-    interrupt: Arc<dyn Interrupt>,
-}
-
-struct PairJob {
-    number: usize,
-    context: Context,
-    control: Arc<Control>,
-    counters: Arc<Counters>,
-    malformed: Arc<AtomicU64>,
-    mtu: Option<u16>,
-}
-
-impl PairJob {
-    fn run(
-        self,
-        mut backend: Box<dyn NetBackend>,
-        rx: LiveQueue,
-        tx: LiveQueue,
-        stop: &Event,
-    ) -> PairEnd {
-        let (queues, result) = self.serve(&mut *backend, rx, tx, stop);
-        if let Err(error) = result {
-            report(&format!("net{}", self.number), &error, &*self.context.interrupt);
-        }
-        PairEnd { number: self.number, backend, queues }
-    }
-
-    fn serve(
-        &self,
-        backend: &mut dyn NetBackend,
-        rx: LiveQueue,
-        tx: LiveQueue,
-        stop: &Event,
-    ) -> (Vec<LiveQueue>, Result<(), ServiceError>) {
-        let Context { memory, features, interrupt } = &self.context;
-        let open = |live| -> Result<Virtqueue<'_>, (LiveQueue, QueueError)> {
-            Virtqueue::new(live, memory, *features, &self.malformed)
-        };
-        let mut rx = match open(rx) {
-            Ok(queue) => queue,
-            Err((live, error)) => return (vec![live, tx], Err(error.into())),
-        };
-        let mut tx = match open(tx) {
-            Ok(queue) => queue,
-            Err((live, error)) => return (vec![rx.into_live(), live], Err(error.into())),
-        };
-        let result = Pair {
-            number: self.number,
-            rx: &mut rx,
-            tx: &mut tx,
-            backend,
-            control: &self.control,
-            counters: &self.counters,
-            interrupt: &**interrupt,
-            mergeable: features & F_MRG_RXBUF != 0,
-            largest: config::largest_frame(*features, self.mtu),
-        }
-        .serve(stop);
-        (vec![rx.into_live(), tx.into_live()], result)
-    }
-}
-
 impl VirtioDevice for Net {
     fn id(&self) -> u16 {
         ID_NETWORK
@@ -291,18 +235,18 @@ impl VirtioDevice for Net {
     }
 
     fn features(&self) -> u64 {
-        config::features(self.backends.len(), self.mtu, self.uso)
+        config::features(self.ports.len(), self.mtu, self.uso) & !self.withheld
     }
 
     fn queue_sizes(&self) -> Vec<u16> {
-        let mut sizes = vec![QUEUE_SIZE; 2 * self.backends.len()];
+        let mut sizes = vec![QUEUE_SIZE; 2 * self.ports.len()];
         sizes.push(CTRL_QUEUE_SIZE);
         sizes
     }
 
     fn read_config(&self, offset: u64, data: &mut [u8]) {
         let mac = *self.control.mac.lock().expect("nothing panics under this lock");
-        let config = config::bytes(mac, self.backends.len(), self.mtu);
+        let config = config::bytes(mac, self.ports.len(), self.mtu);
         read_config_bytes(&config, offset, data);
     }
 
@@ -321,7 +265,7 @@ impl VirtioDevice for Net {
         self.pairs.iter().for_each(Worker::signal);
         for end in self.pairs.drain(..).filter_map(Worker::join) {
             queues.extend(end.queues);
-            self.backends[end.number] = Some(end.backend);
+            self.ports[end.number] = Some(end.port);
         }
         queues.sort_by_key(|live| live.index);
         // What the driver controlled is as it was at power-on.

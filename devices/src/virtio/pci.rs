@@ -64,7 +64,7 @@ pub struct VirtioPci {
     msix: Arc<Msix>,
     line: Arc<Line>,
     kicks: Vec<Event>,
-    /// Lock order: this, then MSI-X's own. Device threads take only the latter.
+    /// Lock order: this, then the line's, then MSI-X's own. Device threads take only the latter two.
     state: Mutex<State>,
 }
 

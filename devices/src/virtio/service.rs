@@ -7,6 +7,7 @@
 //! The last look closes the race with a driver that made a chain available just before it read
 //! our wish for a kick (VIRTIO 1.3 §2.7.13.4.1).
 
+use std::error::Error;
 use std::io;
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use super::throttle::Throttle;
 use super::{DeviceError, Interrupt, LiveQueue};
 use crate::event::{Event, wait_readable};
 use crate::mem::GuestMemory;
+use crate::net::vhost::VhostError;
 use crate::worker::Worker;
 
 static FAILURES: Throttle = Throttle::new();
@@ -30,6 +32,9 @@ pub enum ServiceError {
     /// The host failed.
     #[error("queue thread cannot wait for its events")]
     Wait(#[from] io::Error),
+    /// The kernel, which serves the queue, cannot.
+    #[error(transparent)]
+    Vhost(#[from] VhostError),
 }
 
 /// What one queue's thread works with.
@@ -91,7 +96,8 @@ impl Service {
 /// Says that thread `name` has failed: the device needs a reset.
 pub fn report(name: &str, error: &ServiceError, interrupt: &dyn Interrupt) {
     if FAILURES.allows() {
-        log::error!("{name}: {error}");
+        let cause = error.source().map(|cause| format!(": {cause}")).unwrap_or_default();
+        log::error!("{name}: {error}{cause}");
     }
     interrupt.needs_reset();
 }

@@ -6,6 +6,7 @@
 //!
 //! Everything here panics on surprises, as tests do; [`drive`] does not.
 
+use std::io;
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
@@ -13,7 +14,8 @@ use vm_memory::{Bytes, GuestAddress};
 
 use super::pci::{VirtioPci, caps, line};
 use super::{F_EVENT_IDX, VirtioDevice};
-use crate::irq::{MsiMessage, MsiRoute};
+use crate::event::Event;
+use crate::irq::{ConnectedEvents, MsiMessage, MsiRoute};
 use crate::mem::{GuestMemory, GuestRam};
 use crate::pci::PciDevice;
 use crate::pci::msix::{ENTRY_LEN, Msix};
@@ -92,6 +94,7 @@ impl Ram {
 pub struct Signal {
     count: Mutex<u64>,
     changed: Condvar,
+    connected: ConnectedEvents,
 }
 
 impl MsiRoute for Signal {
@@ -101,11 +104,27 @@ impl MsiRoute for Signal {
         *self.count.lock().expect("nothing panics under this lock") += 1;
         self.changed.notify_all();
     }
+
+    fn connect(&self, event: &Event) -> io::Result<()> {
+        self.connected.add(event);
+        Ok(())
+    }
+
+    fn disconnect(&self, event: &Event) {
+        self.carry();
+        assert!(self.connected.remove(event), "only what is connected is disconnected");
+    }
 }
 
 impl Signal {
+    /// Counts what connected eventfds were signalled, which KVM does at the signal itself.
+    fn carry(&self) {
+        (0..self.connected.take()).for_each(|_| self.fire());
+    }
+
     /// How often it was sent.
     pub fn count(&self) -> u64 {
+        self.carry();
         *self.count.lock().expect("nothing panics under this lock")
     }
 

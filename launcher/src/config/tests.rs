@@ -73,6 +73,7 @@ fn the_defaults() {
         net: Net::None,
         mac: None,
         mtu: None,
+        vhost: Vhost::Auto,
         cloud: CloudFiles::default(),
         stop_timeout: Duration::from_secs(25),
         console: ConsoleMode::Auto,
@@ -126,6 +127,8 @@ fn everything_given() {
             "52:54:00:00:00:01",
             "--mtu",
             "1450",
+            "--vhost",
+            "off",
             "--metadata",
             "@m",
             "--userdata",
@@ -161,6 +164,7 @@ fn everything_given() {
         net: Net::Tap("vm0".into()),
         mac: Some([0x52, 0x54, 0, 0, 0, 1]),
         mtu: Some(1450),
+        vhost: Vhost::Off,
         cloud: CloudFiles {
             metadata: Some(path("m")),
             userdata: Some(path("u")),
@@ -330,6 +334,14 @@ fn every_mistake_is_one_sentence() {
             "--mac: `52:54:00:00:00:01` has no interface to apply to, since the network is none; add --net tap:NAME, or take it away",
         ),
         (
+            &[image, "--vhost", "on"],
+            "--vhost: `on` has no interface to apply to, since the network is none; add --net tap:NAME, or take it away",
+        ),
+        (
+            &[image, "--net", "tap:a", "--vhost", "yes"],
+            "--vhost: `yes` is not known here; write auto, on or off",
+        ),
+        (
             &[image, "--net", "tap:a", "--mtu", "67"],
             "--mtu: `67` is not a whole number from 68 to 65535; write a number from 68 to 65535",
         ),
@@ -426,7 +438,7 @@ fn old_variables_are_answered_once_each() {
     assert_eq!(
         told,
         [
-            "KVM_NET_OPTS held QEMU's arguments and is ignored: use --net, --mac and --mtu",
+            "KVM_NET_OPTS held QEMU's arguments and is ignored: use --net, --mac, --mtu and --vhost",
             "LAUNCHER held QEMU's arguments and is ignored: there is no QEMU to launch",
             "NO_VNC is ignored: what it sets is not built yet",
         ]

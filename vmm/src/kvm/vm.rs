@@ -2,7 +2,8 @@
 
 #![allow(unsafe_code)] // memory slots hand host addresses to the kernel
 
-use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd};
+use std::mem::ManuallyDrop;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
 
 use devices::bus::{Doorbell, Space};
@@ -100,14 +101,12 @@ impl Vm {
             Space::Memory => IoEventAddress::Mmio(at),
             Space::Port => IoEventAddress::Pio(at),
         };
-        let eventfd = borrow(doorbell);
+        let eventfd = borrow(&doorbell.eventfd);
         let result = if ring {
             self.fd.register_ioevent(&eventfd, &address, NoDatamatch)
         } else {
             self.fd.unregister_ioevent(&eventfd, &address, NoDatamatch)
         };
-        // The descriptor is the doorbell's own.
-        let _ = eventfd.into_raw_fd();
         result.during("placing a queue's doorbell")
     }
 
@@ -128,11 +127,11 @@ impl Vm {
     }
 }
 
-/// The doorbell's descriptor in the type that kvm-ioctls takes; not to be dropped.
-fn borrow(doorbell: &Doorbell) -> EventFd {
-    // SAFETY: the descriptor is open, since the doorbell holds it; the caller gives the wrapper up
-    // with `into_raw_fd`, so that it is closed once only.
-    unsafe { EventFd::from_raw_fd(doorbell.eventfd.as_raw_fd()) }
+/// A descriptor in the type that kvm-ioctls takes, for one call: whoever lends it keeps it open.
+pub(super) fn borrow(fd: &OwnedFd) -> ManuallyDrop<EventFd> {
+    // SAFETY: the descriptor is open, since `fd` holds it. It is closed once only, by `fd`: the
+    // wrapper is never dropped, and nobody takes it out to do so.
+    ManuallyDrop::new(unsafe { EventFd::from_raw_fd(fd.as_raw_fd()) })
 }
 
 impl PowerOn {

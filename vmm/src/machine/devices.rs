@@ -1,5 +1,7 @@
 //! The one place that knows every kind of device: config → backend → device → slot.
 
+use std::error::Error;
+use std::fs::File;
 use std::sync::Arc;
 
 use devices::block::BlockBackend;
@@ -7,6 +9,7 @@ use devices::irq::MsiRoute;
 use devices::mem::GuestMemory;
 use devices::net::NetBackend;
 use devices::net::tap::Tap;
+use devices::net::vhost::{Vhost, VhostFile};
 use devices::pci::Slot;
 use devices::pci::function::{Function, Window};
 use devices::pci::msix::Msix;
@@ -56,6 +59,7 @@ pub fn attach(
             backends.push(Box::new(Tap::new(tap).map_err(|e| failed(&e))?));
         }
         let net = Net::new(backends, nic.mac, nic.mtu).map_err(|e| failed(&e))?;
+        let net = net.with_vhost(vhosts(index, nic.vhost));
         place(resources::nic(index), Box::new(net))?;
     }
     let mut backends = Vec::new();
@@ -71,4 +75,21 @@ pub fn attach(
         backends.push(disk.backend);
     }
     Ok(backends)
+}
+
+/// The kernel's side of interface `index`. Without it the interface works too, so a kernel that
+/// refuses is no error.
+fn vhosts(index: usize, files: Vec<File>) -> Vec<Box<dyn Vhost>> {
+    let opened: Result<Vec<Box<dyn Vhost>>, _> = files
+        .into_iter()
+        .map(|file| VhostFile::new(file).map(|vhost| Box::new(vhost) as Box<dyn Vhost>))
+        .collect();
+    opened.unwrap_or_else(|error| {
+        let cause = error.source().map(|cause| format!(": {cause}")).unwrap_or_default();
+        log::warn!(
+            "network interface {index}: {error}{cause}; frames go through this process, which is \
+             slower"
+        );
+        Vec::new()
+    })
 }

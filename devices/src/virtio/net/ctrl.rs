@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::config::{F_CTRL_MAC_ADDR, F_CTRL_RX, F_MQ};
 use crate::event::Event;
-use crate::net::MacAddr;
+use crate::net::{MacAddr, NetBackend};
 use crate::virtio::queue::Chain;
 
 const CLASS_RX: u8 = 0;
@@ -87,6 +87,24 @@ impl Control {
         self.active.store(pairs, Ordering::SeqCst);
         self.changed.iter().for_each(Event::signal);
         Some(())
+    }
+
+    /// Whether the driver wants pair `number`.
+    pub fn wants(&self, number: usize) -> bool {
+        number < self.active.load(Ordering::SeqCst)
+    }
+
+    /// Lets pair `number` join the interface's queues, or leave them, as the driver wishes; true
+    /// when it has joined.
+    pub fn follow(&self, number: usize, backend: &mut dyn NetBackend) -> bool {
+        let wanted = self.wants(number);
+        match backend.set_enabled(wanted) {
+            Ok(()) => wanted,
+            Err(error) => {
+                log::warn!("net{number}: queue cannot be switched: {error}");
+                false
+            }
+        }
     }
 }
 

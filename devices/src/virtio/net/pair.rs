@@ -48,6 +48,17 @@ pub struct Pair<'a, 'm> {
     pub mergeable: bool,
     /// The largest frame to make room for, header included.
     pub largest: usize,
+    /// The pair is somebody else's to serve while it is switched on.
+    pub yields: bool,
+}
+
+/// Why a pair is served no longer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// The device stops.
+    Stopped,
+    /// The driver has switched it on or off, and it is for the other kind of service now.
+    Switched,
 }
 
 /// Receive buffers taken off the ring, in order.
@@ -68,11 +79,11 @@ enum Progress {
 }
 
 impl<'m> Pair<'_, 'm> {
-    /// Serves both queues until `stop`.
+    /// Serves both queues until `stop`, or until it yields.
     ///
     /// # Errors
     /// When the rings cannot be served.
-    pub fn serve(mut self, stop: &Event) -> Result<(), ServiceError> {
+    pub fn serve(mut self, stop: &Event) -> Result<Ended, ServiceError> {
         let mut held = Held::default();
         let result = self.turns(stop, &mut held);
         while let Some(chain) = held.chains.pop_back() {
@@ -81,13 +92,16 @@ impl<'m> Pair<'_, 'm> {
         result
     }
 
-    fn turns(&mut self, stop: &Event, held: &mut Held<'m>) -> Result<(), ServiceError> {
+    fn turns(&mut self, stop: &Event, held: &mut Held<'m>) -> Result<Ended, ServiceError> {
         let (rx_kick, tx_kick) = (self.rx.kick(), self.tx.kick());
         let changed = self.control.changed.get(self.number).cloned();
-        let mut enabled = self.follow_control();
+        let mut enabled = self.control.follow(self.number, self.backend);
         let mut alive = true;
         let mut pieces = Vec::new();
         loop {
+            if enabled && self.yields {
+                return Ok(Ended::Switched);
+            }
             let receiving = if enabled && alive {
                 self.receive(held, &mut pieces).or_else(|error| match error {
                     Failure::Ring(error) => Err(error),
@@ -116,29 +130,17 @@ impl<'m> Pair<'_, 'm> {
                 timeout_ms,
             )?;
             if stopped {
-                return Ok(());
+                return Ok(Ended::Stopped);
             }
             if control {
                 changed.as_ref().map(Event::take);
-                enabled = self.follow_control();
+                enabled = self.control.follow(self.number, self.backend);
             }
             if kicked_rx {
                 rx_kick.take();
             }
             if kicked_tx {
                 tx_kick.take();
-            }
-        }
-    }
-
-    /// Joins or leaves the interface's queues, as the driver wishes; true when joined.
-    fn follow_control(&mut self) -> bool {
-        let wanted = self.number < self.control.active.load(Ordering::SeqCst);
-        match self.backend.set_enabled(wanted) {
-            Ok(()) => wanted,
-            Err(error) => {
-                log::warn!("net{}: queue cannot be switched: {error}", self.number);
-                false
             }
         }
     }

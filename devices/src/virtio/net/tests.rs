@@ -13,7 +13,10 @@ use crate::pci::PciDevice;
 use crate::pci::msix::Msix;
 use crate::virtio::pci::line::Line;
 use crate::virtio::testkit::{Ram, Rig, Ring, drive};
-use crate::virtio::{F_EVENT_IDX, F_VERSION_1};
+use crate::virtio::{F_EVENT_IDX, F_VERSION_1, RING_FEATURES};
+
+mod kernel;
+mod vhost;
 
 const MAC: MacAddr = [0x52, 0x54, 0, 0x12, 0x34, 0x56];
 const PLAIN: u64 = F_VERSION_1 | F_EVENT_IDX;

@@ -1,11 +1,16 @@
 //! How a virtio-pci device tells its driver: vectors, ISR, and the status bits the device sets.
 //!
 //! Device threads call in here while the transport's lock is held by someone who waits for those
-//! very threads (a reset). So everything is atomic, and nothing here takes that lock.
+//! very threads (a reset). So nothing here takes that lock, and what they call at every interrupt
+//! is atomic.
+//!
+//! The kernel tells of used buffers by an eventfd, past this code: then the ISR bit stays as it is.
+//! No driver that has MSI-X on may read it (VIRTIO 1.3 §4.1.4.5.2), and there is no other interrupt.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU16, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
 
+use crate::event::Event;
 use crate::irq::MsiSink;
 use crate::pci::msix::Msix;
 use crate::virtio::Interrupt;
@@ -32,6 +37,10 @@ pub struct Line {
     generation: AtomicU8,
     config_vector: AtomicU16,
     queue_vectors: Vec<AtomicU16>,
+    /// What the kernel signals for each queue; made when asked for. A queue's vector changes only
+    /// under this lock, so that its event cannot be left on the old one. Lock order: the
+    /// transport's, this, MSI-X's own.
+    queue_events: Mutex<Vec<Option<Event>>>,
 }
 
 impl Line {
@@ -46,6 +55,7 @@ impl Line {
             generation: AtomicU8::new(0),
             config_vector: AtomicU16::new(NO_VECTOR),
             queue_vectors: (0..queues).map(|_| AtomicU16::new(NO_VECTOR)).collect(),
+            queue_events: Mutex::new(vec![None; queues]),
         })
     }
 
@@ -87,8 +97,14 @@ impl Line {
 
     /// Sets the vector of queue `index`; one that does not exist becomes [`NO_VECTOR`].
     pub fn set_queue_vector(&self, index: u16, vector: u16) {
-        if let Some(slot) = self.queue_vectors.get(usize::from(index)) {
-            slot.store(self.checked(vector), Ordering::SeqCst);
+        let index = usize::from(index);
+        let events = self.events();
+        if let Some(slot) = self.queue_vectors.get(index) {
+            let vector = self.checked(vector);
+            slot.store(vector, Ordering::SeqCst);
+            if let Some(Some(event)) = events.get(index) {
+                self.msix.connect(event, vector);
+            }
         }
     }
 
@@ -96,9 +112,17 @@ impl Line {
     pub fn reset(&self) {
         self.status.store(0, Ordering::SeqCst);
         self.isr.store(0, Ordering::SeqCst);
+        let events = self.events();
         for vector in self.queue_vectors.iter().chain([&self.config_vector]) {
             vector.store(NO_VECTOR, Ordering::SeqCst);
         }
+        for event in events.iter().flatten() {
+            self.msix.connect(event, NO_VECTOR);
+        }
+    }
+
+    fn events(&self) -> MutexGuard<'_, Vec<Option<Event>>> {
+        self.queue_events.lock().expect("nothing panics under this lock")
     }
 
     fn checked(&self, vector: u16) -> u16 {
@@ -119,6 +143,17 @@ impl Line {
 impl Interrupt for Line {
     fn queue(&self, index: u16) {
         self.send(ISR_QUEUE, self.queue_vector(index));
+    }
+
+    fn queue_event(&self, index: u16) -> Option<Event> {
+        let mut events = self.events();
+        let slot = events.get_mut(usize::from(index))?;
+        if slot.is_none() {
+            *slot = Some(Event::new().ok()?);
+        }
+        let event = slot.clone()?;
+        self.msix.connect(&event, self.queue_vector(index));
+        Some(event)
     }
 
     fn config(&self) {

@@ -337,3 +337,45 @@ proptest::proptest! {
         drive(&bytes, Box::new(Rng::new()));
     }
 }
+
+#[test]
+fn a_queues_event_follows_its_vector() {
+    let (device, _) = probe(2, false);
+    let mut rig = Rig::new(device);
+    rig.bring_up(F_VERSION_1);
+    let line = rig.pci.line.clone();
+    let event = line.queue_event(1).unwrap();
+    let heard = |rig: &Rig| -> Vec<u64> { rig.signals.iter().map(|s| s.count()).collect() };
+    let mut expected = heard(&rig);
+    let mut signal = |rig: &Rig, vector: Option<usize>| {
+        event.signal();
+        if let Some(vector) = vector {
+            expected[vector] += 1;
+        }
+        assert_eq!(heard(rig), expected, "vector {vector:?}");
+    };
+    let vector = |rig: &Rig, vector: u16| {
+        rig.write(0x16, &1u16.to_le_bytes());
+        rig.write(0x1a, &vector.to_le_bytes());
+    };
+    signal(&rig, Some(2));
+    vector(&rig, 0);
+    signal(&rig, Some(0));
+    vector(&rig, 7);
+    signal(&rig, None);
+    vector(&rig, 1);
+    signal(&rig, Some(1));
+    // It stays the same event, and asking for it again changes nothing.
+    assert!(Arc::ptr_eq(line.queue_event(1).unwrap().fd(), event.fd()));
+    signal(&rig, Some(1));
+    rig.set_status(0);
+    signal(&rig, None);
+    rig.bring_up(F_VERSION_1);
+    // The next driver hears nothing of what came before it.
+    assert!(Arc::ptr_eq(line.queue_event(1).unwrap().fd(), event.fd()));
+    expected = heard(&rig);
+    event.signal();
+    expected[2] += 1;
+    assert_eq!(heard(&rig), expected);
+    assert!(line.queue_event(2).is_none());
+}
