@@ -1,8 +1,10 @@
-//! The guest's network as the launcher prepares it: [`link`] opens taps; [`resolv`] finds the name
-//! servers that a guest is told of.
+//! The guest's network as the launcher prepares it: [`link`] opens taps; [`dhcp`] tells the guest
+//! what [`guest`] says of its network, and what [`resolv`] has found of name servers.
 
+#[cfg_attr(not(test), expect(dead_code, reason = "the modes that make a network start it"))]
+pub mod dhcp;
+pub mod guest;
 pub mod link;
-#[cfg_attr(not(test), expect(dead_code, reason = "for the configuration service"))]
 pub mod names;
-#[cfg_attr(not(test), expect(dead_code, reason = "for the configuration service"))]
+#[cfg_attr(not(test), expect(dead_code, reason = "the modes that make a network name the file"))]
 pub mod resolv;
