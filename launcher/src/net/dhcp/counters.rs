@@ -1,0 +1,113 @@
+//! What the service has done, and the leases it knows of: written by its thread, read by any.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
+
+/// A number that only grows.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// One more.
+    pub fn count(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many so far.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// An address that the VM has asked for and got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lease<A> {
+    /// The address.
+    pub address: A,
+    /// When it was acknowledged last.
+    pub acknowledged: Instant,
+}
+
+/// All of it.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// DHCPDISCOVER received.
+    pub discovers: Counter,
+    /// DHCPOFFER sent.
+    pub offers: Counter,
+    /// DHCPREQUEST received.
+    pub requests: Counter,
+    /// DHCPACK sent.
+    pub acks: Counter,
+    /// DHCPNAK sent.
+    pub naks: Counter,
+    /// DHCPINFORM received.
+    pub informs: Counter,
+    /// DHCPDECLINE received.
+    pub declines: Counter,
+    /// DHCPRELEASE received.
+    pub releases: Counter,
+    /// DHCPv6 messages received, of any kind that is understood.
+    pub v6_messages: Counter,
+    /// DHCPv6 Advertise sent.
+    pub v6_advertises: Counter,
+    /// DHCPv6 Reply sent.
+    pub v6_replies: Counter,
+    /// DHCPv6 Decline received.
+    pub v6_declines: Counter,
+    /// Router solicitations received.
+    pub router_solicitations: Counter,
+    /// Router advertisements sent, asked for or not.
+    pub router_advertisements: Counter,
+    /// Neighbour solicitations for the router's address received.
+    pub neighbour_solicitations: Counter,
+    /// Neighbour advertisements sent.
+    pub neighbour_advertisements: Counter,
+    /// Frames dropped: broken, or not understood.
+    pub malformed: Counter,
+    /// Frames dropped: not from the VM, or for another server.
+    pub foreign: Counter,
+    /// Frames dropped: nothing that is answered.
+    pub unanswered: Counter,
+    /// Frames that were made and could not be written.
+    pub unsent: Counter,
+    leases: Mutex<Leases>,
+}
+
+#[derive(Debug, Default)]
+struct Leases {
+    v4: Option<Lease<Ipv4Addr>>,
+    v6: Option<Lease<Ipv6Addr>>,
+}
+
+impl Counters {
+    /// The IPv4 lease, until it is released or declined.
+    pub fn lease_v4(&self) -> Option<Lease<Ipv4Addr>> {
+        self.leases.lock().unwrap_or_else(PoisonError::into_inner).v4
+    }
+
+    /// The IPv6 lease, until it is released or declined.
+    pub fn lease_v6(&self) -> Option<Lease<Ipv6Addr>> {
+        self.leases.lock().unwrap_or_else(PoisonError::into_inner).v6
+    }
+
+    /// Notes a lease; true when there was none for this family.
+    pub(super) fn acknowledge(&self, address: IpAddr, acknowledged: Instant) -> bool {
+        let mut leases = self.leases.lock().unwrap_or_else(PoisonError::into_inner);
+        match address {
+            IpAddr::V4(address) => leases.v4.replace(Lease { address, acknowledged }).is_none(),
+            IpAddr::V6(address) => leases.v6.replace(Lease { address, acknowledged }).is_none(),
+        }
+    }
+
+    /// Forgets the lease of this address's family; true when there was one.
+    pub(super) fn forget(&self, address: IpAddr) -> bool {
+        let mut leases = self.leases.lock().unwrap_or_else(PoisonError::into_inner);
+        match address {
+            IpAddr::V4(_) => leases.v4.take().is_some(),
+            IpAddr::V6(_) => leases.v6.take().is_some(),
+        }
+    }
+}
