@@ -7,7 +7,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use crate::virtual_machine::PATIENCE;
-use crate::{Berth, Report, VirtualMachine, cpio, guest_file, scratch};
+use crate::{Berth, Namespace, Report, VirtualMachine, cpio, guest_file, scratch};
 
 /// Which of the two forms of the kernel is booted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,11 +112,23 @@ impl SmallGuest {
     /// # Panics
     /// If something it is made of is missing.
     pub fn start(self) -> (TempDir, VirtualMachine) {
+        self.start_by(Berth::run())
+    }
+
+    /// [`start`](Self::start), in a network namespace.
+    ///
+    /// # Panics
+    /// As there.
+    pub fn start_inside(self, namespace: &Namespace) -> (TempDir, VirtualMachine) {
+        self.start_by(Berth::run_inside(namespace))
+    }
+
+    fn start_by(self, berth: Berth) -> (TempDir, VirtualMachine) {
         let kernel = match self.kernel {
             Kernel::BzImage => "small/bzImage",
             Kernel::Elf => "small/vmlinux",
         };
-        let mut berth = Berth::run()
+        let mut berth = berth
             .patience(self.patience)
             .flag("--name", "small")
             .flag("--image-dir", self.directory.path())
