@@ -30,7 +30,8 @@ use crate::image::base::Cancelled;
 use crate::image::identity::Identity;
 use crate::image::{Created, Store, overlay};
 use crate::machine::{Control, MachineEnd, start_machine};
-use crate::net::link;
+use crate::net::plan::{Mode, Request};
+use crate::net::{self, Prepared, link};
 use crate::shutdown::{Action, Shutdown};
 use crate::signals::Signals;
 use crate::terminal::{GREETING, HELP, Input, InputTo, RawMode, Wish};
@@ -189,7 +190,7 @@ fn logged(layers: &Layers, signals: Signals) -> Result<u8, Failure> {
 /// then on there is a disk to be flushed.
 fn live(plan: &Plan, console: &Arc<SerialConsole>, signals: Signals) -> Result<Ending, Failure> {
     let error = |error: &(dyn Error + 'static)| Failure::new(error, exit::ERROR);
-    let (config, created) = prepare(plan, console, &signals)?;
+    let Ready { config, created, network } = prepare(plan, console, &signals)?;
     let (tell, events) = sync_channel(16);
     let watch = {
         let tell = tell.clone();
@@ -203,33 +204,38 @@ fn live(plan: &Plan, console: &Arc<SerialConsole>, signals: Signals) -> Result<E
     drop(waiter.send(started.wait));
     let ending = serve(&started.control, plan, tell, &events);
     drop(watch);
+    // As it was found, now that nobody uses it any more.
+    drop(network);
     Ok(ending)
 }
 
+/// What is there before the machine starts.
+struct Ready {
+    config: MachineConfig,
+    created: Created,
+    /// Stays while the machine runs.
+    network: Option<Prepared>,
+}
+
 /// Everything the machine is made of.
-fn prepare(
-    plan: &Plan,
-    console: &Arc<SerialConsole>,
-    signals: &Signals,
-) -> Result<(MachineConfig, Created), Failure> {
+fn prepare(plan: &Plan, console: &Arc<SerialConsole>, signals: &Signals) -> Result<Ready, Failure> {
     // Read first: a mistake in them must be found before anything is made.
     let sources = config_drive::read(&plan.cloud)?;
     let place = Place::open(plan)?;
-    let mac = plan.mac.unwrap_or(place.identity.mac);
+    let (nic, network) = interface(plan, plan.mac.unwrap_or(place.identity.mac))?;
     let facts = GuestFacts {
         uuid: place.identity.uuid.to_string(),
         name: plan.name.clone(),
-        mac: (plan.net != Net::None).then(|| show_mac(mac)),
+        mac: nic.as_ref().map(|nic| show_mac(nic.mac)),
     };
     let drive = config_drive::build(&sources, &facts)?;
-    let nics = nics(plan, mac).map_err(|error| Failure::new(&error, exit::ERROR))?;
     let disks = place.disks(plan, drive, &|| signals.asked())?;
     let config = MachineConfig {
         cpus: plan.cpus,
         memory_bytes: plan.memory_bytes,
         boot: boot(&plan.boot),
         disks: disks.disks,
-        nics,
+        nics: nic.into_iter().collect(),
         console: console.clone(),
         identity: BoardIdentity {
             uuid: disks.identity.uuid.into_bytes(),
@@ -237,7 +243,7 @@ fn prepare(
         },
         require_native_kvm: true,
     };
-    Ok((config, disks.created))
+    Ok(Ready { config, created: disks.created, network })
 }
 
 /// The machine's place in the image directory, and who it is.
@@ -301,11 +307,36 @@ impl Place {
     }
 }
 
-fn nics(plan: &Plan, mac: [u8; 6]) -> Result<Vec<NicConfig>, link::TapError> {
-    let Net::Tap(name) = &plan.net else { return Ok(Vec::new()) };
-    let tap = link::open(name, plan.cpus)?;
-    let mtu = plan.mtu.or(tap.mtu).filter(|mtu| *mtu >= 68);
-    Ok(vec![NicConfig { taps: tap.queues, mac, mtu }])
+/// The guest's interface, and what it leads to where that was made for it. `mac`: its hardware
+/// address, unless it takes the pod's.
+fn interface(plan: &Plan, mac: [u8; 6]) -> Result<(Option<NicConfig>, Option<Prepared>), Failure> {
+    let error = |error: &(dyn Error + 'static)| Failure::new(error, exit::ERROR);
+    let mode = match &plan.net {
+        Net::None => return Ok((None, None)),
+        Net::Tap(name) => {
+            let tap = link::open(name, plan.cpus).map_err(|e| error(&e))?;
+            let mtu = plan.mtu.or(tap.mtu).filter(|mtu| *mtu >= 68);
+            return Ok((Some(NicConfig { taps: tap.queues, mac, mtu }), None));
+        }
+        Net::Pod => Mode::Pod,
+        Net::Direct => Mode::Direct,
+        Net::Nat => Mode::Nat,
+    };
+    let request = Request {
+        name: plan.name.clone(),
+        mode,
+        mac,
+        mtu: plan.mtu,
+        cpus: plan.cpus,
+        subnet: plan.subnet,
+        publish: plan.publish.clone(),
+        dhcp: plan.dhcp,
+        vnc: plan.vnc,
+    };
+    let mut network = net::prepare(&request).map_err(|e| error(&e))?;
+    let taps = std::mem::take(&mut network.taps);
+    let nic = NicConfig { taps, mac: network.guest.mac, mtu: Some(network.guest.mtu) };
+    Ok((Some(nic), Some(network)))
 }
 
 fn boot(boot: &Boot) -> BootConfig {
