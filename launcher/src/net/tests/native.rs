@@ -4,6 +4,7 @@
 //! is seen all the same.
 
 use std::fs::File;
+use std::time::Duration;
 
 use super::super::apply::{Applied, apply};
 use super::super::inspect::Facts;
@@ -12,9 +13,9 @@ use super::super::netlink::Netlink;
 use super::super::plan::{Mode, Plan, Request, Step, plan};
 use super::namespace::{Cable, Namespace};
 
-const MAC: [u8; 6] = [0x52, 0x54, 0, 0xbe, 0, 1];
+pub const MAC: [u8; 6] = [0x52, 0x54, 0, 0xbe, 0, 1];
 
-fn request(mode: Mode) -> Request {
+pub fn request(mode: Mode) -> Request {
     Request {
         name: "vm".into(),
         mode,
@@ -29,7 +30,7 @@ fn request(mode: Mode) -> Request {
 }
 
 /// Whether the kernel has what the filters need; tried with a real one.
-fn has_flower() -> bool {
+pub fn has_flower() -> bool {
     let Some(try_out) = Namespace::new() else { return false };
     try_out.ip("link add d0 type veth peer name d1");
     try_out.run("tc qdisc add dev d0 clsact");
@@ -42,7 +43,7 @@ fn has_flower() -> bool {
 }
 
 /// What [`super::super::prepare`] does, in a namespace; without filters where there are none.
-fn prepare(
+pub fn prepare(
     namespace: &Namespace,
     request: &Request,
     flower: bool,
@@ -62,14 +63,14 @@ fn prepare(
 }
 
 /// A guest: a namespace with an interface at the other end of the tap.
-struct Guest {
-    stack: Namespace,
+pub struct Guest {
+    pub stack: Namespace,
     _tap: File,
     _cable: Cable,
 }
 
 impl Guest {
-    fn new(plan: &Plan, applied: &Applied) -> Self {
+    pub fn new(plan: &Plan, applied: &Applied) -> Self {
         let stack = Namespace::new().unwrap();
         let tap = stack.inside(|| link::create("eth0", Some(1)).unwrap()).remove(0);
         let mac = crate::config::show_mac(plan.guest.mac);
@@ -92,9 +93,9 @@ impl Guest {
 }
 
 /// A pod as Calico makes it, with IPv6 beside; behind its router a client.
-struct Pod {
-    pod: Namespace,
-    client: Namespace,
+pub struct Pod {
+    pub pod: Namespace,
+    pub client: Namespace,
 }
 
 const POD4: &str = "10.244.1.7";
@@ -103,7 +104,7 @@ const CLIENT4: &str = "10.9.9.9";
 const CLIENT6: &str = "fd00:9::9";
 
 impl Pod {
-    fn new() -> Option<Self> {
+    pub fn new() -> Option<Self> {
         let (pod, client) = (Namespace::new()?, Namespace::new()?);
         pod.join("eth0", &client, "cali0");
         client.ip(&format!("address add {CLIENT4}/32 dev lo"));
@@ -159,22 +160,40 @@ fn the_pods_addresses_lead_to_the_guest() {
     }
     drop(guest);
     undo(&pod, applied);
-    assert_same(&pod.state(), &before);
+    assert_restored(&pod, &before);
 }
 
 /// What dropping [`super::super::Prepared`] does, in the namespace that it is about.
-fn undo(namespace: &Namespace, applied: Applied) {
+pub fn undo(namespace: &Namespace, applied: Applied) {
     let Applied { taps, service, undo } = applied;
     namespace.inside(move || drop(undo));
     drop((taps, service));
 }
 
 /// As a killed process leaves it: its files are closed, nothing is undone.
-fn kill(applied: Applied) {
-    std::mem::forget(applied.undo);
+pub fn kill(namespace: &Namespace, applied: Applied) {
+    let Applied { taps, service, undo } = applied;
+    std::mem::forget(undo);
+    drop((taps, service));
+    wait_until(|| !namespace.run("ip link show").contains("berth"));
 }
 
-fn assert_same(after: &str, before: &str) {
+/// A program that another test is just starting has our files too, for a moment.
+fn wait_until(done: impl Fn() -> bool) {
+    for _ in 0..100 {
+        if done() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+pub fn assert_restored(namespace: &Namespace, before: &str) {
+    wait_until(|| namespace.state() == before);
+    assert_same(&namespace.state(), before);
+}
+
+pub fn assert_same(after: &str, before: &str) {
     for (a, b) in after.lines().zip(before.lines()) {
         assert_eq!(a, b);
     }
@@ -182,12 +201,13 @@ fn assert_same(after: &str, before: &str) {
 }
 
 /// The rules as nft shows them, without counts, in the form a plan has them.
-fn ruleset(namespace: &Namespace) -> Vec<String> {
+pub fn ruleset(namespace: &Namespace) -> Vec<String> {
     let mut shown = namespace.run("nft -n -y -s list ruleset");
     for (nft, plan) in [
         (" {\n\t\ttype", ": type"),
         ("meta nfproto 2 ", "meta nfproto ipv4 "),
         ("meta nfproto 10 ", "meta nfproto ipv6 "),
+        ("fib daddr type 2 ", "fib daddr type local "),
         ("tcp flags 0x2 ", "tcp flags syn "),
         ("ct status 0x20 ", "ct status dnat "),
         ("ct state 0x2,0x4 ", "ct state established,related "),
@@ -199,7 +219,7 @@ fn ruleset(namespace: &Namespace) -> Vec<String> {
     lines.filter(|line| !["", "}"].contains(line)).map(str::to_owned).collect()
 }
 
-fn planned(plan: &Plan) -> Vec<String> {
+pub fn planned(plan: &Plan) -> Vec<String> {
     let tables = plan.steps.iter().filter(|step| matches!(step, Step::Rules(_)));
     let text: String = tables.map(ToString::to_string).collect();
     text.lines().map(|line| line.trim().to_owned()).collect()
@@ -216,9 +236,9 @@ fn what_a_killed_run_left_behind_is_replaced_and_undone() {
     // While it runs there is no room for another.
     let error = prepare(&pod, &request(Mode::Pod), flower).err().unwrap();
     assert!(error.contains("berth0 is in use already"), "{error}");
-    kill(applied);
+    kill(&pod, applied);
     let (_, again) = prepare(&pod, &request(Mode::Pod), flower).unwrap();
     assert_eq!(ruleset(&pod), rules);
     undo(&pod, again);
-    assert_same(&pod.state(), &before);
+    assert_restored(&pod, &before);
 }
