@@ -132,10 +132,9 @@ fn a_guest_says_only_what_it_may() {
     }
     // What the service is asked, and what it answers.
     let service = applied.service.as_ref().unwrap();
-    for port in [67, 547] {
-        let asked = read(service);
-        let place = if port == 67 { 14 + 20 + 2 } else { 14 + 40 + 2 };
-        assert_eq!(asked[place..place + 2], u16::to_be_bytes(port));
+    for (port, place) in [(67_u16, 14 + 20 + 2), (547, 14 + 40 + 2)] {
+        // The kernel itself may have said something on it before.
+        while read(service).get(place..place + 2) != Some(&port.to_be_bytes()) {}
     }
     let answer = frame(OTHER, 0x88b5, b"an answer");
     let mut service = service;
