@@ -262,10 +262,11 @@ impl<'a> Draft<'a> {
     }
 }
 
-/// The hardware address of whoever serves the guest `mac`: locally administered, and another.
+/// The hardware address of whoever serves the guest `mac`: locally administered, and another. Only
+/// the first byte differs: pods that are neighbours often differ in the last.
 pub(super) fn server_mac(mac: MacAddr) -> MacAddr {
-    let [first, rest @ .., last] = mac;
-    let mut other = [first & !1 | 2, 0, 0, 0, 0, last ^ 1];
+    let [first, rest @ ..] = mac;
+    let mut other = [if first == 0xbe { 0xba } else { 0xbe }, 0, 0, 0, 0, 0];
     for (to, from) in other.iter_mut().skip(1).zip(rest) {
         *to = from;
     }

@@ -6,3 +6,4 @@ mod namespace;
 mod nat;
 mod native;
 mod plans;
+mod taking;

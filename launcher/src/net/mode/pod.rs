@@ -142,7 +142,7 @@ fn forward(draft: &Draft<'_>, uplink: &Uplink<'_>, guest: &GuestNetwork) -> Vec<
     if guest.v6.is_some() && draft.facts.ipv6_forwarding == Ipv6Forwarding::Off {
         // A router does not listen to router advertisements unless told to (accept_ra 2), and
         // forgets the routes it has from them.
-        if uplink.link.accept_ra == Some(1) {
+        if uplink.link.accept_ra == Some(1) && uplink.advertised {
             steps.push(Step::AcceptRa(uplink.link.name.clone()));
         }
         steps.push(Step::Ipv6Forwarding);
