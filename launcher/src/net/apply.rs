@@ -27,7 +27,7 @@ pub enum ApplyError {
     #[error(transparent)]
     Tap(#[from] TapError),
     /// The kernel refuses a step.
-    #[error("cannot {step}{advice}")]
+    #[error("the network cannot be set up, at `{step}`{advice}")]
     Step {
         /// The step, as a plan shows it.
         step: String,

@@ -120,7 +120,9 @@ pub fn prepare(request: &Request) -> Result<Prepared, NetError> {
     for warning in &plan.warnings {
         log::warn!("{warning}");
     }
-    log::debug!("the network: {plan}");
+    for line in plan.to_string().lines() {
+        log::debug!("network: {line}");
+    }
     let Applied { taps, service, undo } = apply::apply(netlink, &plan)?;
     drop(lock);
     Ok(Prepared {

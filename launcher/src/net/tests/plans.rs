@@ -49,8 +49,9 @@ impl Shape {
     }
 
     fn default_route(self, link: u32, gateway: &str) -> Self {
-        let gateway = Some(ip(gateway));
-        self.route(Route { gateway, ipv6: gateway.unwrap().is_ipv6(), link, ..via_nobody() })
+        let gateway = ip(gateway);
+        let ipv6 = gateway.is_ipv6();
+        self.route(Route { gateway: Some(gateway), ipv6, link, ..via_nobody() })
     }
 
     fn route(mut self, route: Route) -> Self {
