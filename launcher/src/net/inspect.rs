@@ -53,6 +53,8 @@ pub enum Ipv6Forwarding {
 pub struct Uplink<'a> {
     /// The interface.
     pub link: &'a Link,
+    /// What fits through it, and through its default routes; in bytes.
+    pub mtu: u32,
     /// Its first global IPv4 address, with the length of its prefix.
     pub v4: Option<(Ipv4Addr, u8)>,
     /// Its first global IPv6 address, with the length of its prefix.
@@ -176,8 +178,12 @@ impl Facts {
         let own = || self.addresses.iter().filter(|a| a.link == link.index && a.primary);
         let on_link = |route: &&Route| route.link == link.index;
         let default6 = self.default_route(true).filter(on_link);
+        let default4 = self.default_route(false).filter(on_link);
+        // Cilium has the MTU in the routes.
+        let routes = default4.into_iter().chain(default6).filter_map(|route| route.mtu);
         Uplink {
             link,
+            mtu: routes.fold(link.mtu, u32::min),
             v4: own().find_map(|a| match a.address {
                 IpAddr::V4(address) => Some((address, a.prefix)),
                 IpAddr::V6(_) => None,
@@ -186,7 +192,7 @@ impl Facts {
                 IpAddr::V6(address) => Some((address, a.prefix)),
                 IpAddr::V4(_) => None,
             }),
-            gateway4: self.default_route(false).filter(on_link).and_then(|route| route.gateway),
+            gateway4: default4.and_then(|route| route.gateway),
             gateway6: default6.and_then(|route| match route.gateway {
                 Some(IpAddr::V6(gateway)) => Some(gateway),
                 _ => None,

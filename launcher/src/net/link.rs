@@ -47,6 +47,14 @@ pub enum TapError {
     /// No access to `/dev/net/tun`.
     #[error("/dev/net/tun cannot be opened; give this process access to it")]
     Device(#[source] io::Error),
+    /// The tap cannot be made.
+    #[error("the tap device {name} cannot be made; this process needs CAP_NET_ADMIN here")]
+    Make {
+        /// Its name.
+        name: String,
+        /// Why.
+        source: io::Error,
+    },
     /// The tap cannot be attached to.
     #[error(
         "the tap device {name} cannot be used; it has to belong to this user, and nobody else may use it"
@@ -108,7 +116,10 @@ pub fn create(name: &str, queues: Option<u32>) -> Result<Vec<File>, TapError> {
         Some(_) => IFF_TAP | IFF_NO_PI | IFF_VNET_HDR | IFF_MULTI_QUEUE,
         None => IFF_TAP | IFF_NO_PI,
     };
-    let first = attach(name, mode | IFF_TUN_EXCL)?;
+    let first = attach(name, mode | IFF_TUN_EXCL).map_err(|error| match error {
+        TapError::Attach { name, source } => TapError::Make { name, source },
+        other => other,
+    })?;
     let rest = (1..queues.unwrap_or(1)).map(|_| attach(name, mode));
     std::iter::once(Ok(first)).chain(rest).collect()
 }

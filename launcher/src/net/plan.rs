@@ -197,7 +197,7 @@ impl<'a> Draft<'a> {
 
     /// The MTU of everything that is made.
     pub(super) fn mtu(&self, uplink: Option<&Uplink>) -> u16 {
-        let own = uplink.map_or(1500, |uplink| uplink.link.mtu.clamp(68, MAX_TAP_MTU));
+        let own = uplink.map_or(1500, |uplink| uplink.mtu.clamp(68, MAX_TAP_MTU));
         self.request.mtu.unwrap_or(u16::try_from(own).unwrap_or(u16::MAX))
     }
 

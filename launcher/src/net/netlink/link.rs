@@ -54,7 +54,9 @@ const RTA_DST: u16 = 1;
 const RTA_OIF: u16 = 4;
 const RTA_GATEWAY: u16 = 5;
 const RTA_PRIORITY: u16 = 6;
+const RTA_METRICS: u16 = 8;
 const RTA_MULTIPATH: u16 = 9;
+const RTAX_MTU: u16 = 2;
 const RTA_TABLE: u16 = 15;
 const RTN_UNICAST: u8 = 1;
 const TABLE_MAIN: u32 = 254;
@@ -114,6 +116,8 @@ pub struct Route {
     pub link: u32,
     /// Lower is preferred.
     pub metric: u32,
+    /// The most that fits through, if less than what the interface takes; in bytes.
+    pub mtu: Option<u32>,
     /// Whether a router advertisement made it.
     pub advertised: bool,
 }
@@ -304,6 +308,9 @@ pub fn read_route(body: &[u8]) -> Option<Route> {
         gateway: gateway.and_then(read_ip),
         link: number(RTA_OIF).or_else(|| hop.and_then(|hop| wire::u32_at(hop, 4)))?,
         metric: number(RTA_PRIORITY).unwrap_or(0),
+        mtu: of(RTA_METRICS)
+            .and_then(|metrics| wire::attribute(metrics, RTAX_MTU))
+            .and_then(|bytes| wire::u32_at(bytes, 0)),
         advertised: *body.get(5)? == PROTOCOL_RA,
     })
 }

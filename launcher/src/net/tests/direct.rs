@@ -16,8 +16,8 @@ fn pod() -> Option<(Namespace, Namespace)> {
     for address in ["10.244.2.1/24", "fd00:244:2::1/64 nodad", "fe80::ee/64 nodad"] {
         client.ip(&format!("address add {address} dev cni0"));
     }
-    for (address, length) in CLIENT.iter().zip([32, 128]) {
-        client.ip(&format!("address add {address}/{length} dev lo"));
+    for (address, length) in CLIENT.iter().zip(["/32 dev lo", "/128 dev lo nodad"]) {
+        client.ip(&format!("address add {address}{length}"));
     }
     for address in ["10.244.2.7/24", "fd00:244:2::7/64 nodad", "fe80::7/64 nodad"] {
         pod.ip(&format!("address add {address} dev eth0"));

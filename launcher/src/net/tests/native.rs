@@ -108,7 +108,7 @@ impl Pod {
         let (pod, client) = (Namespace::new()?, Namespace::new()?);
         pod.join("eth0", &client, "cali0");
         client.ip(&format!("address add {CLIENT4}/32 dev lo"));
-        client.ip(&format!("address add {CLIENT6}/128 dev lo"));
+        client.ip(&format!("address add {CLIENT6}/128 dev lo nodad"));
         client.ip("address add fe80::ee/64 dev cali0 nodad");
         client.write("/proc/sys/net/ipv4/conf/cali0/proxy_arp", "1");
         client.write("/proc/sys/net/ipv4/ip_forward", "1");
@@ -161,6 +161,24 @@ fn the_pods_addresses_lead_to_the_guest() {
     drop(guest);
     undo(&pod, applied);
     assert_restored(&pod, &before);
+}
+
+#[test]
+fn what_there_is_is_read_from_the_kernel() {
+    let Some(Pod { pod, client: _client }) = Pod::new() else { return };
+    pod.ip("route change default via 169.254.1.1 dev eth0 mtu 1400");
+    pod.ip("address add 10.244.1.8/32 dev eth0");
+    pod.ip("link set eth0 mtu 1450");
+    let facts = pod.inside(|| Facts::gather(&mut Netlink::open().unwrap()).unwrap());
+    let uplink = facts.uplink().unwrap();
+    assert_eq!((uplink.link.name.as_str(), uplink.link.kind.as_str()), ("eth0", "veth"));
+    assert_eq!((uplink.link.mtu, uplink.mtu, uplink.link.up), (1450, 1400, true));
+    assert_eq!(uplink.v4, Some((POD4.parse().unwrap(), 32)));
+    assert_eq!(uplink.v6, Some((POD6.parse().unwrap(), 128)));
+    assert_eq!(uplink.gateway4, Some([169, 254, 1, 1].into()));
+    assert_eq!(uplink.gateway6, Some("fe80::ee".parse().unwrap()));
+    assert_eq!((uplink.link.forwarding, uplink.link.accept_ra), (false, Some(1)));
+    assert!(facts.links.iter().any(|link| link.loopback && link.name == "lo"));
 }
 
 /// What dropping [`super::super::Prepared`] does, in the namespace that it is about.

@@ -61,7 +61,15 @@ impl Shape {
 }
 
 fn via_nobody() -> Route {
-    Route { destination: None, ipv6: false, gateway: None, link: 0, metric: 0, advertised: false }
+    Route {
+        destination: None,
+        ipv6: false,
+        gateway: None,
+        link: 0,
+        metric: 0,
+        mtu: None,
+        advertised: false,
+    }
 }
 
 fn calico() -> Shape {
@@ -171,6 +179,10 @@ fn what_a_guest_with_the_pods_addresses_is_told() {
         let guest = planned(Mode::Direct, &shape).guest;
         assert_eq!((guest.mac, guest.v4, guest.v6), (POD_MAC, v4, v6));
     }
+    // As Cilium has it.
+    let mut narrow = bridge();
+    narrow.0.routes[0].mtu = Some(1450);
+    assert_eq!(planned(Mode::Direct, &narrow).guest.mtu, 1450);
     // Without a gateway it still has its address.
     let lonely = Shape::new().link(3, "eth0", 1500).address(3, "10.0.0.7", 24);
     let guest = planned(Mode::Direct, &lonely).guest.v4.unwrap();
