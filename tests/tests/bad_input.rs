@@ -38,6 +38,7 @@ impl Room {
             .flag("--name", "bad")
             .flag("--image-dir", self.images())
             .flag("--memory", "64M")
+            .flag("--net", "none")
     }
 
     /// Runs it: it must refuse with `code`, name each of `words`, and leave the directory alone.
