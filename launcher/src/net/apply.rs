@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use super::filter::{FIRST_PREFERENCE, PREFERENCES};
 use super::inspect::IPV6_FORWARDING;
 use super::link::{self, TapError};
+use super::lock::Lock;
 use super::netlink::link::{DEVCONF_FORWARDING, DEVCONF_ROUTE_LOCALNET};
 use super::netlink::{Netlink, Refused, link as rtnl, nft, tc};
 use super::plan::{Plan, Step};
@@ -19,6 +20,9 @@ use super::undo::{Undo, Undoing};
 
 /// What switches IPv4's forwarding on as a whole.
 const IPV4_FORWARDING: &str = "net/ipv4/ip_forward";
+
+/// Who has to agree, and how.
+const KUBELET: &str = "the kubelet has to allow with --allowed-unsafe-sysctls";
 
 /// Why a plan could not be done.
 #[derive(Debug, thiserror::Error)]
@@ -48,17 +52,22 @@ pub struct Applied {
     pub undo: Undo,
 }
 
-/// Does it.
+/// Does it, under the lock.
 ///
 /// # Errors
 /// [`ApplyError`]; everything has been undone then.
-pub fn apply(netlink: Netlink, plan: &Plan) -> Result<Applied, ApplyError> {
-    let mut work =
-        Work { undo: Undo::new(netlink), indices: HashMap::new(), taps: Vec::new(), service: None };
+pub fn apply(netlink: Netlink, lock: Lock, plan: &Plan) -> Result<Applied, ApplyError> {
+    let mut work = Work {
+        undo: Undo::new(netlink, lock),
+        indices: HashMap::new(),
+        taps: Vec::new(),
+        service: None,
+    };
     for step in &plan.steps {
         work.step(step)?;
     }
-    let Work { undo, taps, service, .. } = work;
+    let Work { mut undo, taps, service, .. } = work;
+    undo.lock = None;
     Ok(Applied { taps, service, undo })
 }
 
@@ -233,17 +242,22 @@ fn advice(step: &Step, refused: &Refused) -> String {
             "; this needs the kernel modules nf_tables, nft_chain_nat, nft_ct, nft_masq and \
              nft_fib_inet: load them on the node, or give --net direct in a pod"
         }
-        Step::Forwarding(_) => {
-            "; set net.ipv4.ip_forward to 1 (in a pod: in its securityContext.sysctls, which the \
-             kubelet has to allow with --allowed-unsafe-sysctls; or give --net direct, which needs \
-             no forwarding)"
+        Step::Address { address, .. } if address.is_ipv6() && refused.is(libc::EACCES) => {
+            "; IPv6 is switched off for new interfaces here: set net.ipv6.conf.default.disable_ipv6 \
+             to 0"
         }
+        Step::Forwarding(_) => return sysctl_advice("net.ipv4.ip_forward"),
         Step::AcceptRa(_) | Step::Ipv6Forwarding => {
-            "; set `net.ipv6.conf.all.forwarding` to \"1\" in the pod's securityContext.sysctls, \
-             which the kubelet has to allow with --allowed-unsafe-sysctls, or give --net direct, \
-             which needs no forwarding"
+            return sysctl_advice("net.ipv6.conf.all.forwarding");
         }
         _ => "",
     }
     .to_owned()
+}
+
+fn sysctl_advice(name: &str) -> String {
+    format!(
+        "; set {name} to 1, in a pod in its securityContext.sysctls, which {KUBELET}; or give \
+         --net direct there, which needs no forwarding"
+    )
 }

@@ -125,8 +125,8 @@ pub fn prepare(request: &Request) -> Result<Prepared, NetError> {
     for line in plan.to_string().lines() {
         log::debug!("network: {line}");
     }
-    let Applied { taps, service, undo } = apply::apply(netlink, &plan)?;
-    drop(lock);
+    let Applied { taps, service, undo } = apply::apply(netlink, lock, &plan)?;
+    log::info!("network {}: {}", request.mode, plan.guest);
     Ok(Prepared {
         taps,
         service,

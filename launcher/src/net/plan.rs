@@ -197,8 +197,9 @@ impl<'a> Draft<'a> {
 
     /// The MTU of everything that is made.
     pub(super) fn mtu(&self, uplink: Option<&Uplink>) -> u16 {
-        let own = uplink.map_or(1500, |uplink| uplink.mtu.clamp(68, MAX_TAP_MTU));
-        self.request.mtu.unwrap_or(u16::try_from(own).unwrap_or(u16::MAX))
+        let own = uplink.map_or(1500, |uplink| uplink.mtu);
+        let mtu = self.request.mtu.map_or(own, u32::from).clamp(68, MAX_TAP_MTU);
+        u16::try_from(mtu).unwrap_or(u16::MAX)
     }
 
     /// Whether links of this MTU can carry IPv6; says so if not.
@@ -278,17 +279,23 @@ pub(super) fn base_of_30(address: Ipv4Addr) -> Ipv4Addr {
     Ipv4Addr::from(u32::from(address) & !3)
 }
 
-impl fmt::Display for Plan {
+impl fmt::Display for GuestNetwork {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let guest = &self.guest;
-        write!(f, "guest {} mtu {}", show_mac(guest.mac), guest.mtu)?;
-        if let Some(v4) = &guest.v4 {
+        write!(f, "guest {} mtu {}", show_mac(self.mac), self.mtu)?;
+        if let Some(v4) = &self.v4 {
             write!(f, ", {}/{}", v4.address, v4.prefix)?;
             v4.gateway.iter().try_for_each(|gateway| write!(f, " via {gateway}"))?;
         }
-        if let Some(v6) = &guest.v6 {
-            write!(f, ", {}/{} via {}", v6.address, v6.prefix, v6.router)?;
+        match &self.v6 {
+            Some(v6) => write!(f, ", {}/{} via {}", v6.address, v6.prefix, v6.router),
+            None => Ok(()),
         }
+    }
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.guest)?;
         self.steps.iter().try_for_each(|step| write!(f, "\n{step}"))
     }
 }

@@ -3,11 +3,12 @@
 //! An error on the way is logged, and the rest goes on. Taps need no undoing, nor what is set on
 //! them: they vanish with their files. Runs on the main thread.
 
+use std::fmt;
 use std::fs;
 use std::path::PathBuf;
 
 use super::apply::filters;
-use super::lock;
+use super::lock::{self, Lock};
 use super::netlink::link::{self as rtnl, DEVCONF_FORWARDING, Link};
 use super::netlink::{Netlink, Refused, nft, tc};
 use super::plan::HOST_PREFIX;
@@ -35,6 +36,17 @@ pub enum Undoing {
     },
 }
 
+impl fmt::Display for Undoing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Table(name) => write!(f, "the table {name}"),
+            Self::Forwarding(link) => write!(f, "the forwarding of what comes in by {link}"),
+            Self::Sysctl { path, .. } => write!(f, "the setting {}", path.display()),
+            Self::Filters { link, .. } => write!(f, "the filters on {link}"),
+        }
+    }
+}
+
 impl Undoing {
     /// The interface that is changed.
     fn link(&self) -> Option<&str> {
@@ -50,12 +62,14 @@ pub struct Undo {
     pub(super) netlink: Netlink,
     /// Our own taps.
     pub(super) own: Vec<String>,
+    /// Held while the changes are made.
+    pub(super) lock: Option<Lock>,
     changes: Vec<Undoing>,
 }
 
 impl Undo {
-    pub(super) fn new(netlink: Netlink) -> Self {
-        Self { netlink, own: Vec::new(), changes: Vec::new() }
+    pub(super) fn new(netlink: Netlink, lock: Lock) -> Self {
+        Self { netlink, own: Vec::new(), lock: Some(lock), changes: Vec::new() }
     }
 
     pub(super) fn push(&mut self, change: Undoing) {
@@ -103,10 +117,10 @@ impl Drop for Undo {
         }
         // Without the lock, whoever holds it may find what is just going away: worth no more than
         // a wait.
-        let lock = lock::take();
+        let lock = self.lock.take().map_or_else(lock::take, Ok);
         while let Some(change) = self.changes.pop() {
             if let Err(refused) = self.take_back(&change) {
-                log::warn!("{change:?} of the network cannot be taken back: {refused}");
+                log::warn!("{change} cannot be taken back: {refused}");
             }
         }
         drop(lock);

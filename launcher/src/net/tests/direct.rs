@@ -27,6 +27,7 @@ fn pod() -> Option<(Namespace, Namespace)> {
     client.serve("client", 53);
     pod.serve("pod", 5900);
     pod.serve("pod", 8080);
+    pod.settle();
     Some((pod, client))
 }
 

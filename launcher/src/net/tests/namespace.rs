@@ -109,6 +109,17 @@ impl Namespace {
             + &self.try_run("grep -rs --include=forwarding --include=accept_ra . /proc/sys/net").1
     }
 
+    /// Waits until the kernel has done what it does by and by, such as routes to new addresses.
+    pub fn settle(&self) {
+        for _ in 0..50 {
+            let before = self.state();
+            thread::sleep(Duration::from_millis(100));
+            if self.state() == before {
+                return;
+            }
+        }
+    }
+
     /// Answers TCP and UDP on a port with a word and the peer's address.
     pub fn serve(&self, word: &'static str, port: u16) {
         let (tcp, udp) = self.inside(|| {

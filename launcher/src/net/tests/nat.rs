@@ -19,6 +19,7 @@ fn host() -> Option<(Namespace, Namespace)> {
     host.run("nft add table inet others");
     lan.serve("lan", 53);
     host.serve("host", 8080);
+    host.settle();
     Some((host, lan))
 }
 

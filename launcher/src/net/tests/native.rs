@@ -4,11 +4,12 @@
 //! is seen all the same.
 
 use std::fs::File;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::super::apply::{Applied, apply};
 use super::super::inspect::Facts;
 use super::super::link;
+use super::super::lock;
 use super::super::netlink::Netlink;
 use super::super::plan::{Mode, Plan, Request, Step, plan};
 use super::namespace::{Cable, Namespace};
@@ -57,7 +58,8 @@ pub fn prepare(
             let filters = |step: &Step| matches!(step, Step::Filter { .. });
             plan.steps.retain(|step| !filters(step));
         }
-        let applied = apply(netlink, &plan).map_err(|error| format!("{error:?}"))?;
+        let lock = lock::take().unwrap();
+        let applied = apply(netlink, lock, &plan).map_err(|error| format!("{error:?}"))?;
         Ok((plan, applied))
     })
 }
@@ -125,6 +127,7 @@ impl Pod {
         client.serve("client", 53);
         pod.serve("pod", 5900);
         pod.serve("pod", 8080);
+        pod.settle();
         Some(Self { pod, client })
     }
 }
@@ -161,6 +164,24 @@ fn the_pods_addresses_lead_to_the_guest() {
     drop(guest);
     undo(&pod, applied);
     assert_restored(&pod, &before);
+}
+
+#[test]
+fn a_plan_that_fails_at_its_last_step_leaves_nothing() {
+    let Some(Pod { pod, client: _client }) = Pod::new() else { return };
+    let before = pod.state();
+    let start = Instant::now();
+    let error = pod.inside(|| {
+        let mut netlink = Netlink::open().unwrap();
+        let facts = Facts::gather(&mut netlink).unwrap();
+        let mut plan = plan(&request(Mode::Pod), &facts).unwrap();
+        plan.steps.retain(|step| !matches!(step, Step::Filter { .. }));
+        plan.steps.push(Step::Up("nothing".to_owned()));
+        apply(netlink, lock::take().unwrap(), &plan).err().unwrap().to_string()
+    });
+    assert_eq!(error, "the network cannot be set up, at `bring nothing up`");
+    assert_restored(&pod, &before);
+    assert!(start.elapsed() < Duration::from_secs(5), "it waits for its own lock");
 }
 
 #[test]
