@@ -127,15 +127,36 @@ pub struct Settings {
     #[arg(long, value_name = "TEXT", help_heading = BOOT, allow_hyphen_values = true)]
     pub cmdline: Option<String>,
 
-    /// Network: none, or tap:NAME to use a tap device that exists. (pod, direct and nat are not
-    /// built yet) [env: NET] [default: none]
+    /// Network: pod (the pod's addresses lead to the guest), direct (the guest has them itself),
+    /// nat (a host masquerades the guest), none, or tap:NAME to use a tap device that exists
+    /// [env: NET] [default: pod in a container, else nat]
     #[arg(long, value_name = "NET", help_heading = NETWORK)]
     pub net: Option<String>,
+    /// With --net nat: a port of this host that leads to the guest, [ADDRESS:]HOST:GUEST[/udp];
+    /// repeatable [env: BERTH_PUBLISH, separated by semicolons]
+    #[arg(long, value_name = "PORTS", help_heading = NETWORK)]
+    pub publish: Vec<String>,
+    /// The guest's address, one of a /30 with --vm-gw; for pod and nat [env: VM_IP]
+    /// [default: 192.168.254.2, or with nat the first that is free]
+    #[arg(long, value_name = "ADDRESS", help_heading = NETWORK)]
+    pub vm_ip: Option<String>,
+    /// The guest's router [env: VM_GW] [default: 192.168.254.1, or with nat the first that is free]
+    #[arg(long, value_name = "ADDRESS", help_heading = NETWORK)]
+    pub vm_gw: Option<String>,
+    /// Do not tell the guest of its network by DHCP and router advertisements [env: NO_DHCP]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
+        default_missing_value = "1", help_heading = NETWORK)]
+    pub no_dhcp: Option<String>,
+    /// Leave TCP port 5900 to the guest [env: NO_VNC]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
+        default_missing_value = "1", help_heading = NETWORK)]
+    pub no_vnc: Option<String>,
     /// MAC address of the guest's interface [env: BERTH_MAC] [default: the one in the identity
     /// file, made at the first start]
     #[arg(long, value_name = "MAC", help_heading = NETWORK)]
     pub mac: Option<String>,
-    /// MTU offered to the guest, 68 to 65535 [env: BERTH_MTU] [default: the tap's]
+    /// MTU offered to the guest, 68 to 65535 [env: BERTH_MTU] [default: that of the interface it
+    /// leads to]
     #[arg(long, value_name = "N", help_heading = NETWORK)]
     pub mtu: Option<String>,
     /// Whether the kernel carries the guest's frames itself, through /dev/vhost-net: auto (where
@@ -226,6 +247,10 @@ fields! {
     INITRD, initrd, "initrd", "BERTH_INITRD";
     CMDLINE, cmdline, "cmdline", "CMDLINE";
     NET, net, "net", "NET";
+    VM_IP, vm_ip, "vm-ip", "VM_IP";
+    VM_GW, vm_gw, "vm-gw", "VM_GW";
+    NO_DHCP, no_dhcp, "no-dhcp", "NO_DHCP";
+    NO_VNC, no_vnc, "no-vnc", "NO_VNC";
     MAC, mac, "mac", "BERTH_MAC";
     MTU, mtu, "mtu", "BERTH_MTU";
     VHOST, vhost, "vhost", "VHOST";
@@ -242,6 +267,8 @@ fields! {
 
 /// The variable behind `--disk`.
 pub const DISK_ENV: &str = "BERTH_DISK";
+/// The variable behind `--publish`.
+pub const PUBLISH_ENV: &str = "BERTH_PUBLISH";
 /// The variable behind `--config`.
 pub const CONFIG_ENV: &str = "BERTH_CONFIG";
 
@@ -283,10 +310,11 @@ pub fn from_environment(
     for field in FIELDS {
         *(field.slot)(&mut settings) = text(field.env)?;
     }
-    if let Some(disks) = text(DISK_ENV)? {
-        settings.disk =
-            disks.split(';').map(str::trim).filter(|d| !d.is_empty()).map(str::to_owned).collect();
-    }
+    let list = |text: String| -> Vec<String> {
+        text.split(';').map(str::trim).filter(|d| !d.is_empty()).map(str::to_owned).collect()
+    };
+    settings.disk = text(DISK_ENV)?.map(list).unwrap_or_default();
+    settings.publish = text(PUBLISH_ENV)?.map(list).unwrap_or_default();
     let config = variable(CONFIG_ENV).filter(|value| !value.is_empty()).map(PathBuf::from);
     Ok((config, settings))
 }
@@ -321,11 +349,11 @@ mod tests {
             }
         }
         for flag in &flags {
-            let known = ["config", "disk", "help"].contains(&flag.as_str())
+            let known = ["config", "disk", "publish", "help"].contains(&flag.as_str())
                 || FIELDS.iter().any(|field| field.key == flag);
             assert!(known, "--{flag} has no Field, so no environment variable");
         }
-        assert!(help.contains(DISK_ENV) && help.contains(CONFIG_ENV));
+        assert!([DISK_ENV, PUBLISH_ENV, CONFIG_ENV].iter().all(|env| help.contains(env)));
     }
 
     #[test]
@@ -335,7 +363,7 @@ mod tests {
             assert_eq!(field.of(&env).unwrap(), format!("v-{}", field.env));
         }
         for field in FIELDS.iter().filter(|f| f.key != "image") {
-            let given = parse(&[&field.flag(), "x"]).unwrap();
+            let given = parse(&[&format!("{}=x", field.flag())]).unwrap();
             assert_eq!(field.of(&given).as_deref(), Some("x"), "{}", field.key);
         }
         assert_eq!(parse(&["disk.img"]).unwrap().image.as_deref(), Some("disk.img"));

@@ -5,6 +5,7 @@
 
 mod disks;
 mod layers;
+mod network;
 mod value;
 
 use std::fs::{self, File};
@@ -19,7 +20,8 @@ use crate::host::Host;
 use crate::logging::LogForm;
 use crate::units;
 pub use layers::{Given, Layers, Origin, read_file};
-pub use value::{Digest, Disk, Format, Net, digest as parse_digest, mac as parse_mac, show_mac};
+pub use network::{Net, Publish, Subnet};
+pub use value::{Digest, Disk, Format, digest as parse_digest, mac as parse_mac, show_mac};
 
 const MIB: u64 = 1 << 20;
 const DEFAULT_CPUS: u32 = 1;
@@ -99,6 +101,14 @@ pub struct Plan {
     pub mtu: Option<u16>,
     /// Whether the kernel carries frames.
     pub vhost: Vhost,
+    /// The guest's and its router's addresses, if asked for.
+    pub subnet: Option<Subnet>,
+    /// Ports of the host that lead to the guest.
+    pub publish: Vec<Publish>,
+    /// Whether the guest is told of its network.
+    pub dhcp: bool,
+    /// Whether TCP 5900 is Berth's.
+    pub vnc: bool,
     /// Files for the config drive.
     pub cloud: CloudFiles,
     /// From the power button to the hard stop.
@@ -223,24 +233,7 @@ pub fn plan(layers: &Layers, host: &Host) -> Result<Plan, ConfigError> {
     let image_dir = image_dir(layers, host)?;
     let boot = boot(layers)?;
     let root = disks::root(layers, host, &image_dir, &boot, &mut warnings)?;
-    let net = parse(layers, args::NET, value::net)?.unwrap_or(Net::None);
-    let mac = parse(layers, args::MAC, value::mac)?;
-    let mtu = parse(layers, args::MTU, |text| value::number(text, 68, 65_535))?;
-    let vhost = choice(layers, args::VHOST, Vhost::Auto, "auto, on or off", |text| {
-        Some(match text {
-            "auto" => Vhost::Auto,
-            "on" => Vhost::On,
-            "off" => Vhost::Off,
-            _ => return None,
-        })
-    })?;
-    if net == Net::None {
-        let lonely = [args::MAC, args::MTU, args::VHOST];
-        if let Some(given) = lonely.into_iter().find_map(|field| layers.get(field)) {
-            let fix = "add --net tap:NAME, or take it away";
-            return Err(given.error("has no interface to apply to, since the network is none", fix));
-        }
-    }
+    let network = network::wanted(layers, host)?;
     Ok(Plan {
         name,
         cpus,
@@ -249,10 +242,14 @@ pub fn plan(layers: &Layers, host: &Host) -> Result<Plan, ConfigError> {
         root,
         image_dir,
         boot,
-        net,
-        mac,
-        mtu: mtu.and_then(|mtu| u16::try_from(mtu).ok()),
-        vhost,
+        net: network.net,
+        mac: network.mac,
+        mtu: network.mtu,
+        vhost: network.vhost,
+        subnet: network.subnet,
+        publish: network.publish,
+        dhcp: network.dhcp,
+        vnc: network.vnc,
         cloud: CloudFiles {
             metadata: cloud_file(layers, host, args::METADATA)?,
             userdata: cloud_file(layers, host, args::USERDATA)?,
@@ -284,8 +281,7 @@ pub fn ignored_variables(is_set: impl Fn(&str) -> bool) -> Vec<String> {
         ("KVM_NET_OPTS", "use --net, --mac, --mtu and --vhost"),
         ("LAUNCHER", "there is no QEMU to launch"),
     ];
-    let later =
-        ["VM_IP", "VM_GW", "NO_VNC", "NO_DHCP", "VNC_PASSWORD", "VNC_PASSWORD_FILE", "READY"];
+    let later = ["VNC_PASSWORD", "VNC_PASSWORD_FILE", "READY"];
     let replaced = replaced
         .iter()
         .filter(|(name, _)| is_set(name))

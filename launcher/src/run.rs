@@ -4,7 +4,6 @@
 //! the main thread.
 
 use std::error::Error;
-use std::fmt::Write as _;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
@@ -15,24 +14,22 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::Builder;
 use std::time::{Duration, Instant};
 
-use vmm::config::{BootConfig, DiskConfig, DiskEngine, Identity as BoardIdentity};
-use vmm::config::{MachineConfig, NicConfig};
+use vmm::config::{BootConfig, DiskConfig, DiskEngine, Identity as BoardIdentity, MachineConfig};
 
 use crate::args::{self, RunArgs};
-use crate::config::{
-    self, Boot, ConfigError, ConsoleMode, Layers, Net, Plan, Root, Vhost, show_mac,
-};
+use crate::config::{self, Boot, ConfigError, ConsoleMode, Layers, Plan, Root, show_mac};
+use crate::config_drive;
 use crate::config_drive::disk::MemoryDisk;
 use crate::config_drive::documents::GuestFacts;
-use crate::config_drive::{self, DriveError};
 use crate::console::SerialConsole;
 use crate::exit::{self, Ending};
+use crate::failure::Failure;
 use crate::host::Host;
 use crate::image::base::Cancelled;
 use crate::image::identity::Identity;
 use crate::image::{Created, Store, overlay};
 use crate::machine::{Control, MachineEnd, start_machine};
-use crate::net::link;
+use crate::nic::{self, Network};
 use crate::shutdown::{Action, Shutdown};
 use crate::signals::Signals;
 use crate::terminal::{GREETING, HELP, Input, InputTo, RawMode, Wish};
@@ -44,47 +41,6 @@ const DRIVE_SERIAL: &str = "config-2";
 const REPORT_LINES: usize = 40;
 /// How long whoever reads the console may take for the rest of it.
 const CONSOLE_PATIENCE: Duration = Duration::from_secs(2);
-/// Where the kernel offers to carry frames itself.
-const VHOST_NET: &str = "/dev/vhost-net";
-
-/// Why there was no machine to run, with the exit status.
-struct Failure {
-    sentence: String,
-    status: u8,
-}
-
-impl Failure {
-    fn new(error: &(dyn Error + 'static), status: u8) -> Self {
-        Self { sentence: sentence(error), status }
-    }
-}
-
-impl From<ConfigError> for Failure {
-    fn from(error: ConfigError) -> Self {
-        Self::new(&error, exit::USAGE)
-    }
-}
-
-impl From<DriveError> for Failure {
-    fn from(error: DriveError) -> Self {
-        Self::new(&error, exit::USAGE)
-    }
-}
-
-/// An error and its causes as one sentence. A cause whose text its effect has told already is not
-/// told again.
-fn sentence(error: &(dyn Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let told = error.to_string();
-        if !text.contains(&told) {
-            let _ = write!(text, ": {told}");
-        }
-        cause = error.source();
-    }
-    text
-}
 
 /// Runs a machine from beginning to end; answers the exit status.
 pub fn run(args: &RunArgs) -> u8 {
@@ -193,7 +149,7 @@ fn logged(layers: &Layers, signals: Signals) -> Result<u8, Failure> {
 /// then on there is a disk to be flushed.
 fn live(plan: &Plan, console: &Arc<SerialConsole>, signals: Signals) -> Result<Ending, Failure> {
     let error = |error: &(dyn Error + 'static)| Failure::new(error, exit::ERROR);
-    let (config, created) = prepare(plan, console, &signals)?;
+    let Ready { config, created, network } = prepare(plan, console, &signals)?;
     let (tell, events) = sync_channel(16);
     let watch = {
         let tell = tell.clone();
@@ -207,33 +163,39 @@ fn live(plan: &Plan, console: &Arc<SerialConsole>, signals: Signals) -> Result<E
     drop(waiter.send(started.wait));
     let ending = serve(&started.control, plan, tell, &events);
     drop(watch);
+    // As it was found, now that nobody uses it any more.
+    drop(network);
     Ok(ending)
 }
 
+/// What is there before the machine starts.
+struct Ready {
+    config: MachineConfig,
+    created: Created,
+    /// Stays while the machine runs.
+    network: Option<Network>,
+}
+
 /// Everything the machine is made of.
-fn prepare(
-    plan: &Plan,
-    console: &Arc<SerialConsole>,
-    signals: &Signals,
-) -> Result<(MachineConfig, Created), Failure> {
+fn prepare(plan: &Plan, console: &Arc<SerialConsole>, signals: &Signals) -> Result<Ready, Failure> {
     // Read first: a mistake in them must be found before anything is made.
     let sources = config_drive::read(&plan.cloud)?;
     let place = Place::open(plan)?;
-    let mac = plan.mac.unwrap_or(place.identity.mac);
+    let nic = nic::attach(plan, plan.mac.unwrap_or(place.identity.mac))?;
     let facts = GuestFacts {
         uuid: place.identity.uuid.to_string(),
         name: plan.name.clone(),
-        mac: (plan.net != Net::None).then(|| show_mac(mac)),
+        mac: nic.as_ref().map(|nic| show_mac(nic.config.mac)),
     };
     let drive = config_drive::build(&sources, &facts)?;
-    let nics = nics(plan, mac)?;
     let disks = place.disks(plan, drive, &|| signals.asked())?;
+    let (nic, network) = nic.map_or((None, None), |nic| (Some(nic.config), nic.network));
     let config = MachineConfig {
         cpus: plan.cpus,
         memory_bytes: plan.memory_bytes,
         boot: boot(&plan.boot),
         disks: disks.disks,
-        nics,
+        nics: nic.into_iter().collect(),
         console: console.clone(),
         identity: BoardIdentity {
             uuid: disks.identity.uuid.into_bytes(),
@@ -241,7 +203,7 @@ fn prepare(
         },
         require_native_kvm: true,
     };
-    Ok((config, disks.created))
+    Ok(Ready { config, created: disks.created, network })
 }
 
 /// The machine's place in the image directory, and who it is.
@@ -303,42 +265,6 @@ impl Place {
         let created = self.store.map(|mut store| std::mem::take(&mut store.created));
         Ok(Disks { disks, identity: self.identity, created: created.unwrap_or_default() })
     }
-}
-
-fn nics(plan: &Plan, mac: [u8; 6]) -> Result<Vec<NicConfig>, Failure> {
-    let Net::Tap(name) = &plan.net else { return Ok(Vec::new()) };
-    let tap = link::open(name, plan.cpus).map_err(|error| Failure::new(&error, exit::ERROR))?;
-    let vhost = open_vhost(Path::new(VHOST_NET), plan.vhost, tap.queues.len())
-        .map_err(|error| Failure::new(&error, exit::ERROR))?;
-    let mtu = plan.mtu.or(tap.mtu).filter(|mtu| *mtu >= 68);
-    Ok(vec![NicConfig { taps: tap.queues, vhost, mac, mtu }])
-}
-
-/// vhost is asked for, and cannot be had.
-#[derive(Debug, thiserror::Error)]
-#[error(
-    "--vhost on: {VHOST_NET} cannot be opened; load the kernel module vhost_net and give this \
-     process access to it, or write --vhost auto"
-)]
-struct NoVhost(#[source] io::Error);
-
-/// Opens `device` once for each of `pairs`; none if this process is to carry the frames.
-fn open_vhost(device: &Path, wish: Vhost, pairs: usize) -> Result<Vec<File>, NoVhost> {
-    let open = || File::options().read(true).write(true).open(device);
-    let why = if wish == Vhost::Off {
-        "as asked for".to_owned()
-    } else {
-        match (0..pairs).map(|_| open()).collect::<io::Result<Vec<File>>>() {
-            Ok(files) => {
-                log::info!("network frames are carried by the kernel, through vhost");
-                return Ok(files);
-            }
-            Err(error) if wish == Vhost::On => return Err(NoVhost(error)),
-            Err(error) => format!("{} cannot be opened: {error}", device.display()),
-        }
-    };
-    log::info!("network frames are carried by this process: {why}");
-    Ok(Vec::new())
 }
 
 fn boot(boot: &Boot) -> BootConfig {
@@ -558,32 +484,5 @@ mod tests {
         let (tell, events) = sync_channel(1);
         drop(start_waiter(tell).unwrap());
         assert!(events.recv().is_err());
-    }
-
-    #[test]
-    fn vhost_is_opened_for_each_pair_where_it_is() {
-        let device = tempfile::NamedTempFile::new().unwrap();
-        let count = |device: &Path, wish| open_vhost(device, wish, 3).map(|files| files.len());
-        for (wish, want) in [(Vhost::Auto, 3), (Vhost::On, 3), (Vhost::Off, 0)] {
-            assert_eq!(count(device.path(), wish).unwrap(), want);
-        }
-        let none = device.path().join("none");
-        assert_eq!(count(&none, Vhost::Auto).unwrap(), 0);
-        assert_eq!(count(&none, Vhost::Off).unwrap(), 0);
-        let told = sentence(&count(&none, Vhost::On).unwrap_err());
-        assert!(told.starts_with("--vhost on: /dev/vhost-net cannot be opened; load"), "{told}");
-        assert!(told.ends_with("or write --vhost auto: Not a directory (os error 20)"), "{told}");
-    }
-
-    #[derive(Debug, thiserror::Error)]
-    #[error("{0}")]
-    struct Layer(&'static str, #[source] Option<Box<Layer>>);
-
-    #[test]
-    fn causes_are_told_once() {
-        let cause = Layer("no space left", None);
-        let middle = Layer("a: cannot be written", Some(Box::new(cause)));
-        let top = Layer("disk a: cannot be written", Some(Box::new(middle)));
-        assert_eq!(sentence(&top), "disk a: cannot be written: no space left");
     }
 }

@@ -10,6 +10,8 @@ fn berth(dir: &Path, args: &[&str]) -> Output {
         .args(args)
         .current_dir(dir)
         .env_clear()
+        // Else a network would be made.
+        .env("NET", "none")
         .env("HOME", dir)
         .stdin(Stdio::null())
         .output()

@@ -13,7 +13,8 @@ use crate::{Namespace, Transcript, VirtualMachine, berth_program};
 /// How long a command that must refuse may take.
 const SHORT: Duration = Duration::from_secs(60);
 
-/// `berth run` with its flags. Of the caller's environment only `PATH` and `HOME` are kept.
+/// `berth run` with its flags. Of the caller's environment only `PATH` and `HOME` are kept, and
+/// there is no network unless one is given.
 #[must_use]
 pub struct Berth {
     command: Command,
@@ -49,6 +50,8 @@ impl Berth {
 
     fn of(mut command: Command) -> Self {
         command.env_clear();
+        // A test that wants a network says so: by default one would be made.
+        command.env("NET", "none");
         for kept in ["PATH", "HOME"] {
             if let Some(value) = std::env::var_os(kept) {
                 command.env(kept, value);

@@ -1,4 +1,5 @@
-//! A whole Debian cloud image with its config drive, made by `tests/images/build`.
+//! A whole Debian cloud image with its config drive, made by `tests/images/build`. Its network is
+//! the one that a host gives by default, and it is told of it by DHCP.
 //!
 //! The base is copied to the test's directory; the overlay beside it is the machine that lives
 //! through several runs.
@@ -10,32 +11,29 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use crate::{Berth, DiskImage, Queues, Tap, VirtualMachine, guest_file, scratch};
+use crate::{Berth, DiskImage, VirtualMachine, guest_file, scratch};
 
 /// A whole system on an emulated machine that is not alone.
 const PATIENCE: Duration = Duration::from_secs(1500);
-const MAC: &str = "52:54:00:be:47:02";
+/// The guest's SSH has the host's port of this number and its own beside it.
+const PORTS: u16 = 2200;
 
-/// A cloud image, what it is told by its config drive, and the network between it and us.
+/// A cloud image, and what it is told by its config drive.
 pub struct CloudImage {
     directory: TempDir,
     name: String,
-    tap: Tap,
-    address: String,
+    port: u16,
 }
 
 impl CloudImage {
     /// Prepares the image `base` (such as `debian-12`) as machine `name`, with a user `tester`
-    /// who has an SSH key, and a static address on a tap of its own. `subnet` keeps machines
-    /// apart that run at the same time.
+    /// who has an SSH key. `number` keeps machines apart that run at the same time.
     ///
     /// # Panics
     /// If anything it takes is missing.
-    pub fn new(base: &str, name: &str, subnet: u8) -> Self {
-        let directory = scratch();
-        let tap = Tap::new(&format!("berth{subnet}"), &format!("10.77.{subnet}.1/24"), Queues::One);
-        let image =
-            Self { directory, name: name.into(), tap, address: format!("10.77.{subnet}.2") };
+    pub fn new(base: &str, name: &str, number: u8) -> Self {
+        let port = PORTS + u16::from(number);
+        let image = Self { directory: scratch(), name: name.into(), port };
         fs::copy(guest_file(&format!("{base}.qcow2")), image.base().path())
             .expect("room for the base");
         let made = Command::new("ssh-keygen")
@@ -58,16 +56,8 @@ impl CloudImage {
              - [sh, -c, 'echo first >>/var/lib/first-boots']\n",
             key.trim()
         );
-        let network = serde_json::json!({
-            "links": [{"id": "net0", "type": "phy", "ethernet_mac_address": MAC}],
-            "networks": [{"id": "net0", "type": "ipv4", "link": "net0",
-                "ip_address": self.address, "netmask": "255.255.255.0", "routes": []}],
-            "services": [],
-        });
         fs::write(self.path("metadata"), metadata).expect("the directory is writable");
         fs::write(self.path("userdata"), userdata).expect("the directory is writable");
-        fs::write(self.path("networkdata"), network.to_string())
-            .expect("the directory is writable");
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -99,11 +89,10 @@ impl CloudImage {
             .flag("--disk-size", disk_size)
             .flag("--cpus", cpus.to_string())
             .flag("--memory", "768M")
-            .flag("--net", self.tap.net())
-            .flag("--mac", MAC)
+            .flag("--net", "nat")
+            .flag("--publish", format!("{}:22", self.port))
             .flag("--metadata", self.path("metadata"))
             .flag("--userdata", self.path("userdata"))
-            .flag("--networkdata", self.path("networkdata"))
             .flag("--stop-timeout", "600")
             .arg(self.base().path())
             .start()
@@ -130,7 +119,7 @@ impl CloudImage {
             ])
             .args(["-o", "BatchMode=yes", "-o", "ConnectTimeout=60", "-o", "LogLevel=ERROR"])
             .args(["-F", "none", "-o", "ServerAliveInterval=30", "-o", "ServerAliveCountMax=20"])
-            .arg(format!("tester@{}", self.address))
+            .args(["-p", &self.port.to_string(), "tester@127.0.0.1"])
             .arg(command)
             .output()
             .map_err(|error| format!("cannot run ssh: {error}"))?;

@@ -137,6 +137,9 @@ impl SmallGuest {
             .flag("--cmdline", &self.cmdline)
             .flag("--cpus", self.cpus.to_string())
             .flag("--memory", &self.memory);
+        if self.flags.iter().all(|(name, _)| name != "--net") {
+            berth = berth.flag("--net", "none");
+        }
         for (name, value) in &self.flags {
             berth = berth.flag(name, value);
         }

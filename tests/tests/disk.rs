@@ -245,6 +245,7 @@ fn a_second_writer_is_refused() {
 
     let second = Berth::run()
         .flag("--name", "second")
+        .flag("--net", "none")
         .flag("--image-dir", directory.path())
         .flag("--kernel", &kernel)
         .flag("--disk", format!("{},format=qcow2", top.path().display()))

@@ -135,8 +135,8 @@ fn debian_12_lives_through_reboot_shutdown_and_crash() {
 #[ignore = "needs KVM and images named in BERTH_TEST_IMAGES: tests/run images"]
 fn every_image_boots_with_one_and_two_cpus() {
     let names = std::env::var("BERTH_TEST_IMAGES").expect("BERTH_TEST_IMAGES names images");
-    for (name, subnet) in names.split_whitespace().zip(30..) {
-        let image = CloudImage::new(name, name, subnet);
+    for (name, number) in names.split_whitespace().zip(30..) {
+        let image = CloudImage::new(name, name, number);
         let base_sum = image.base().sha256();
         eprintln!("{name}, 1 vCPU, first boot");
         let mut machine = image.start(1, "5G");

@@ -6,7 +6,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use super::ConfigError;
-use crate::args::{DISK_ENV, Field, Settings};
+use crate::args::{DISK_ENV, Field, PUBLISH_ENV, Settings};
 
 /// Largest configuration file, in bytes.
 const MAX_FILE: u64 = 1 << 20;
@@ -84,12 +84,25 @@ impl Layers {
 
     /// The `--disk` values of the highest layer that has any.
     pub fn disks(&self) -> Vec<Given> {
-        let (values, origin) = if !self.flags.disk.is_empty() {
-            (&self.flags.disk, Origin::Flag("--disk".to_owned()))
-        } else if !self.environment.disk.is_empty() {
-            (&self.environment.disk, Origin::Environment(DISK_ENV))
+        self.list(|settings| &settings.disk, ("disk", DISK_ENV))
+    }
+
+    /// The `--publish` values of the highest layer that has any.
+    pub fn publish(&self) -> Vec<Given> {
+        self.list(|settings| &settings.publish, ("publish", PUBLISH_ENV))
+    }
+
+    fn list(
+        &self,
+        of: impl Fn(&Settings) -> &Vec<String>,
+        (key, env): (&'static str, &'static str),
+    ) -> Vec<Given> {
+        let (values, origin) = if !of(&self.flags).is_empty() {
+            (of(&self.flags), Origin::Flag(format!("--{key}")))
+        } else if !of(&self.environment).is_empty() {
+            (of(&self.environment), Origin::Environment(env))
         } else if let Some((path, settings)) = &self.file {
-            (&settings.disk, Origin::File("disk", path.clone()))
+            (of(settings), Origin::File(key, path.clone()))
         } else {
             return Vec::new();
         };

@@ -70,10 +70,14 @@ fn the_defaults() {
         image_dir: "/home/u/.local/share/berth".into(),
         disks: vec![],
         boot: Boot::Disk { cmdline_extra: String::new() },
-        net: Net::None,
+        net: Net::Nat,
         mac: None,
         mtu: None,
         vhost: Vhost::Auto,
+        subnet: None,
+        publish: vec![],
+        dhcp: true,
+        vnc: true,
         cloud: CloudFiles::default(),
         stop_timeout: Duration::from_secs(25),
         console: ConsoleMode::Auto,
@@ -129,6 +133,12 @@ fn everything_given() {
             "1450",
             "--vhost",
             "off",
+            "--vm-ip",
+            "10.0.0.6",
+            "--vm-gw",
+            "10.0.0.5",
+            "--no-dhcp",
+            "--no-vnc=true",
             "--metadata",
             "@m",
             "--userdata",
@@ -165,6 +175,10 @@ fn everything_given() {
         mac: Some([0x52, 0x54, 0, 0, 0, 1]),
         mtu: Some(1450),
         vhost: Vhost::Off,
+        subnet: Some(Subnet { guest: [10, 0, 0, 6].into(), gateway: [10, 0, 0, 5].into() }),
+        publish: vec![],
+        dhcp: false,
+        vnc: false,
         cloud: CloudFiles {
             metadata: Some(path("m")),
             userdata: Some(path("u")),
@@ -326,16 +340,28 @@ fn every_mistake_is_one_sentence() {
             "--boot: `uefi` is a way to boot that is not built yet; write auto or direct, which boot the image's own kernel without firmware",
         ),
         (
-            &[image, "--net", "pod"],
-            "--net: `pod` is a network that is not built yet; write none, or tap:NAME for a tap device that exists",
+            &[image, "--net", "wifi"],
+            "--net: `wifi` is not a network; write pod, direct, nat, none, or tap:NAME for a tap device that exists",
         ),
         (
-            &[image, "--mac", "52:54:00:00:00:01"],
-            "--mac: `52:54:00:00:00:01` has no interface to apply to, since the network is none; add --net tap:NAME, or take it away",
+            &[image, "--net", "none", "--mac", "52:54:00:00:00:01"],
+            "--mac: `52:54:00:00:00:01` has no interface to apply to, since the network is none; add another --net, or take it away",
         ),
         (
-            &[image, "--vhost", "on"],
-            "--vhost: `on` has no interface to apply to, since the network is none; add --net tap:NAME, or take it away",
+            &[image, "--net", "direct", "--mac", "52:54:00:00:00:01"],
+            "--mac: `52:54:00:00:00:01` cannot be, since with --net direct the guest has the pod's hardware address; take it away, or give --net pod",
+        ),
+        (
+            &[image, "--net", "pod", "--publish", "2222:22"],
+            "--publish: `2222:22` means something to --net nat only; add --net nat, or take it away",
+        ),
+        (
+            &[image, "--vm-ip", "10.0.0.5"],
+            "--vm-ip: `10.0.0.5` does not fit: VM_IP 10.0.0.5 and VM_GW 192.168.254.1 are not the two of a /30; give both, the two middle addresses of four, such as 192.168.254.2 and 192.168.254.1",
+        ),
+        (
+            &[image, "--net", "none", "--vhost", "on"],
+            "--vhost: `on` has no interface to apply to, since the network is none; add another --net, or take it away",
         ),
         (
             &[image, "--net", "tap:a", "--vhost", "yes"],
@@ -434,14 +460,47 @@ fn the_log_is_settled_first() {
 #[test]
 fn old_variables_are_answered_once_each() {
     assert_eq!(ignored_variables(|_| false), Vec::<String>::new());
-    let told = ignored_variables(|name| ["LAUNCHER", "KVM_NET_OPTS", "NO_VNC"].contains(&name));
+    let told = ignored_variables(|name| ["LAUNCHER", "KVM_NET_OPTS", "READY"].contains(&name));
     assert_eq!(
         told,
         [
             "KVM_NET_OPTS held QEMU's arguments and is ignored: use --net, --mac, --mtu and --vhost",
             "LAUNCHER held QEMU's arguments and is ignored: there is no QEMU to launch",
-            "NO_VNC is ignored: what it sets is not built yet",
+            "READY is ignored: what it sets is not built yet",
         ]
     );
-    assert_eq!(ignored_variables(|_| true).len(), 11);
+    assert_eq!(ignored_variables(|_| true).len(), 7);
+}
+
+#[test]
+fn the_network_by_default_and_in_parts() {
+    assert_eq!(Place::new(true).run(&["@base.qcow2"]).unwrap().net, Net::Pod);
+    let place = Place::new(false);
+    let with = |args: &[&str]| place.run(&[&["@base.qcow2"], args].concat());
+    let published = with(&["--publish", "22:22", "--publish", "127.0.0.1:53:53/udp"]).unwrap();
+    assert_eq!(published.publish.len(), 2);
+    for (ip, gw) in [("10.0.0.5", "10.0.0.6"), ("192.168.254.2", "192.168.254.1")] {
+        let subnet = with(&["--vm-ip", ip, "--vm-gw", gw]).unwrap().subnet.unwrap();
+        assert_eq!((subnet.guest.to_string(), subnet.gateway.to_string()), (ip.into(), gw.into()));
+    }
+    assert_eq!(with(&["--vm-ip", "192.168.254.2"]).unwrap().subnet, Some(Subnet::default()));
+    for (ip, gw) in [
+        ("10.0.0.4", "10.0.0.5"),
+        ("10.0.0.7", "10.0.0.6"),
+        ("10.0.0.6", "10.0.0.6"),
+        ("10.0.0.6", "10.0.0.9"),
+        ("127.0.0.2", "127.0.0.1"),
+        ("224.0.0.2", "224.0.0.1"),
+        ("0.0.0.2", "0.0.0.1"),
+    ] {
+        assert!(with(&["--vm-ip", ip, "--vm-gw", gw]).is_err(), "{ip} {gw}");
+    }
+    for (args, on) in [
+        (&["--no-vnc=0", "--no-dhcp=false"][..], true),
+        (&["--no-vnc=1", "--no-dhcp=yes"], false),
+        (&["--no-vnc", "--no-dhcp"], false),
+    ] {
+        let plan = with(args).unwrap();
+        assert_eq!((plan.vnc, plan.dhcp), (on, on), "{args:?}");
+    }
 }

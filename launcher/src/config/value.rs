@@ -11,7 +11,8 @@ use vmm::config::DiskEngine;
 /// What is wrong with a text, and what to write instead.
 pub type Wrong = (String, String);
 
-fn wrong<T>(problem: impl Into<String>, fix: impl Into<String>) -> Result<T, Wrong> {
+/// The answer of a parser.
+pub(super) fn wrong<T>(problem: impl Into<String>, fix: impl Into<String>) -> Result<T, Wrong> {
     Err((problem.into(), fix.into()))
 }
 
@@ -138,40 +139,6 @@ pub fn mac(text: &str) -> Result<[u8; 6], Wrong> {
 /// How a MAC address is written.
 pub fn show_mac(mac: [u8; 6]) -> String {
     mac.map(|byte| format!("{byte:02x}")).join(":")
-}
-
-/// Where the guest's interface leads.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Net {
-    /// No interface.
-    None,
-    /// A tap device that exists.
-    Tap(String),
-}
-
-/// `none` or `tap:NAME`.
-///
-/// # Errors
-/// Anything else; what is planned is told apart from what is unknown.
-pub fn net(text: &str) -> Result<Net, Wrong> {
-    let now = "write none, or tap:NAME for a tap device that exists";
-    match text.split_once(':') {
-        None if text == "none" => Ok(Net::None),
-        Some(("tap", name)) => {
-            // IFNAMSIZ is 16 with the ending zero; the kernel refuses the rest (dev_valid_name).
-            let fits = (1..=15).contains(&name.len())
-                && ![".", ".."].contains(&name)
-                && name.bytes().all(|b| b.is_ascii_graphic() && !b"/:%".contains(&b));
-            if fits {
-                return Ok(Net::Tap(name.to_owned()));
-            }
-            wrong("does not name a network interface", "write tap:NAME, NAME of 1 to 15 characters")
-        }
-        None if ["pod", "direct", "nat"].contains(&text) => {
-            wrong("is a network that is not built yet", now)
-        }
-        _ => wrong("is not a network", now),
-    }
 }
 
 /// How the machine boots, as far as `--boot` says.
@@ -342,19 +309,6 @@ mod tests {
         }
         for bad in ["53:54:00:12:34:56", "00:00:00:00:00:00", "ff:ff:ff:ff:ff:ff"] {
             assert!(mac(bad).unwrap_err().0.contains("multicast or zero"), "{bad:?}");
-        }
-    }
-
-    #[test]
-    fn networks() {
-        assert_eq!(net("none"), Ok(Net::None));
-        assert_eq!(net("tap:vm0"), Ok(Net::Tap("vm0".into())));
-        for planned in ["pod", "nat", "direct"] {
-            assert!(net(planned).unwrap_err().0.contains("not built yet"), "{planned}");
-        }
-        for bad in ["", "tap", "tap:", "tap:a/b", "tap:a b", "tap:1234567890123456", "None", "x:y"]
-        {
-            assert!(!net(bad).unwrap_err().0.contains("not built"), "{bad:?}");
         }
     }
 

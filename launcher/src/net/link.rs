@@ -1,8 +1,8 @@
-//! Tap devices that exist: opened, one file for each queue pair, never made.
+//! Tap devices: those that exist are opened, one file for each queue pair, and new ones are made.
 //!
 //! `/sys/class/net/NAME/tun_flags` says what a tap was made with; TUNSETIFF has to ask for the
-//! same. It would also make a tap of a name that is free, which this module does not want: it looks
-//! first. Linux `Documentation/networking/tuntap`.
+//! same. It would also make a tap of a name that is free, which [`open`] does not want: it looks
+//! first; and attach to one that exists, which [`create`] does not want: it says so. Linux `Documentation/networking/tuntap`.
 #![allow(unsafe_code)] // One ioctl, TUNSETIFF.
 
 use std::fs::{self, File, OpenOptions};
@@ -14,11 +14,12 @@ use std::path::Path;
 const IFF_TAP: u16 = 0x0002;
 const IFF_MULTI_QUEUE: u16 = 0x0100;
 const IFF_NO_PI: u16 = 0x1000;
+const IFF_TUN_EXCL: u16 = 0x8000;
 const IFF_VNET_HDR: u16 = 0x4000;
 /// `linux/if.h`, of an interface.
 const IFF_UP: u32 = 1;
 
-/// The most queue pairs opened.
+/// The most queue pairs opened of a tap that exists.
 const MAX_QUEUES: u32 = 4;
 
 /// An open tap.
@@ -46,6 +47,14 @@ pub enum TapError {
     /// No access to `/dev/net/tun`.
     #[error("/dev/net/tun cannot be opened; give this process access to it")]
     Device(#[source] io::Error),
+    /// The tap cannot be made.
+    #[error("the tap device {name} cannot be made; this process needs CAP_NET_ADMIN here")]
+    Make {
+        /// Its name.
+        name: String,
+        /// Why.
+        source: io::Error,
+    },
     /// The tap cannot be attached to.
     #[error(
         "the tap device {name} cannot be used; it has to belong to this user, and nobody else may use it"
@@ -95,6 +104,24 @@ pub fn open(name: &str, cpus: u32) -> Result<Tap, TapError> {
     let queues = (0..count).map(|_| attach(name, mode)).collect::<Result<_, _>>()?;
     let mtu = read("mtu").and_then(|text| text.trim().parse().ok());
     Ok(Tap { queues, mtu })
+}
+
+/// Makes the tap `name`, which vanishes when the last of its files is closed. `queues`: the guest's,
+/// with an offload header before each frame; `None`: one queue of frames alone.
+///
+/// # Errors
+/// See [`TapError`]; also if the name is taken.
+pub fn create(name: &str, queues: Option<u32>) -> Result<Vec<File>, TapError> {
+    let mode = match queues {
+        Some(_) => IFF_TAP | IFF_NO_PI | IFF_VNET_HDR | IFF_MULTI_QUEUE,
+        None => IFF_TAP | IFF_NO_PI,
+    };
+    let first = attach(name, mode | IFF_TUN_EXCL).map_err(|error| match error {
+        TapError::Attach { name, source } => TapError::Make { name, source },
+        other => other,
+    })?;
+    let rest = (1..queues.unwrap_or(1)).map(|_| attach(name, mode));
+    std::iter::once(Ok(first)).chain(rest).collect()
 }
 
 fn attach(name: &str, flags: u16) -> Result<File, TapError> {

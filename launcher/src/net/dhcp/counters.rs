@@ -1,5 +1,6 @@
 //! What the service has done, and the leases it knows of: written by its thread, read by any.
 
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -109,5 +110,70 @@ impl Counters {
             IpAddr::V4(_) => leases.v4.take().is_some(),
             IpAddr::V6(_) => leases.v6.take().is_some(),
         }
+    }
+}
+
+/// One line for a log: leases, then what is not zero.
+impl fmt::Display for Counters {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let age = |acknowledged: Instant| acknowledged.elapsed().as_secs();
+        match (self.lease_v4(), self.lease_v6()) {
+            (None, None) => f.write_str("no lease")?,
+            (v4, v6) => {
+                let v4 = v4.map(|lease| (IpAddr::from(lease.address), age(lease.acknowledged)));
+                let v6 = v6.map(|lease| (IpAddr::from(lease.address), age(lease.acknowledged)));
+                for (n, (address, age)) in v4.into_iter().chain(v6).enumerate() {
+                    let comma = if n == 0 { "" } else { ", " };
+                    write!(f, "{comma}lease of {address} acknowledged {age} s ago")?;
+                }
+            }
+        }
+        let counters = [
+            ("discovers", &self.discovers),
+            ("offers", &self.offers),
+            ("requests", &self.requests),
+            ("acks", &self.acks),
+            ("naks", &self.naks),
+            ("informs", &self.informs),
+            ("declines", &self.declines),
+            ("releases", &self.releases),
+            ("DHCPv6 messages", &self.v6_messages),
+            ("DHCPv6 advertises", &self.v6_advertises),
+            ("DHCPv6 replies", &self.v6_replies),
+            ("DHCPv6 declines", &self.v6_declines),
+            ("router solicitations", &self.router_solicitations),
+            ("router advertisements", &self.router_advertisements),
+            ("neighbour solicitations", &self.neighbour_solicitations),
+            ("neighbour advertisements", &self.neighbour_advertisements),
+            ("malformed", &self.malformed),
+            ("foreign", &self.foreign),
+            ("unanswered", &self.unanswered),
+            ("unsent", &self.unsent),
+        ];
+        counters
+            .iter()
+            .filter(|(_, counter)| counter.get() != 0)
+            .try_for_each(|(name, counter)| write!(f, ", {} {name}", counter.get()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_line_says_what_there_was() {
+        let counters = Counters::default();
+        assert_eq!(counters.to_string(), "no lease");
+        counters.acks.count();
+        counters.foreign.count();
+        counters.foreign.count();
+        counters.acknowledge(Ipv4Addr::LOCALHOST.into(), Instant::now());
+        counters.acknowledge(Ipv6Addr::LOCALHOST.into(), Instant::now());
+        assert_eq!(
+            counters.to_string(),
+            "lease of 127.0.0.1 acknowledged 0 s ago, lease of ::1 acknowledged 0 s ago, \
+             1 acks, 2 foreign"
+        );
     }
 }
