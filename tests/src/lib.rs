@@ -13,6 +13,7 @@
 //! machine.
 
 mod berth;
+mod client;
 mod cloud_image;
 mod cpio;
 mod disk_image;

@@ -27,7 +27,7 @@ pub struct SmallGuest {
     memory: String,
     cmdline: String,
     job: String,
-    flags: Vec<(String, String)>,
+    flags: Vec<(String, Option<String>)>,
     patience: Duration,
 }
 
@@ -79,7 +79,13 @@ impl SmallGuest {
 
     /// Adds a flag of `berth run`.
     pub fn flag(mut self, name: &str, value: impl Into<String>) -> Self {
-        self.flags.push((name.into(), value.into()));
+        self.flags.push((name.into(), Some(value.into())));
+        self
+    }
+
+    /// Adds a flag of `berth run` that takes no value.
+    pub fn switch(mut self, name: &str) -> Self {
+        self.flags.push((name.into(), None));
         self
     }
 
@@ -141,7 +147,10 @@ impl SmallGuest {
             berth = berth.flag("--net", "none");
         }
         for (name, value) in &self.flags {
-            berth = berth.flag(name, value);
+            berth = berth.arg(name);
+            if let Some(value) = value {
+                berth = berth.arg(value);
+            }
         }
         let machine = berth.start();
         (self.directory, machine)
