@@ -41,7 +41,7 @@ new_interface() {
 inside() { chroot "$root" "$@"; }
 
 has() { # FAMILY: an address, and a default route
-    [ "$(ip -o "$1" address show dev eth0 scope global | grep -v tentative)" ] &&
+    ip -o "$1" address show dev eth0 scope global | grep -v tentative | grep -q . &&
         [ "$(inside /bin/ip "$1" route show default dev eth0)" ]
 }
 
@@ -56,7 +56,7 @@ tell_all() {
         inside /bin/ip -o -$family address show dev eth0 scope global | sed 's/.* inet6\{0,1\} \([^ ]*\).*/\1/' | tell address$family
         inside /bin/ip -$family route show dev eth0 | tell route$family
     done
-    cat /sys/class/net/eth0/mtu | tell mtu
+    tell mtu </sys/class/net/eth0/mtu
     hostname | tell host
 }
 
