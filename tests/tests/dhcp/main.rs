@@ -98,6 +98,7 @@ fn a_guest_that_is_told_nothing_hears_nothing() {
     let report = report(
         "pod",
         r#"
+ip link set eth0 up
 udhcpc -i eth0 -f -q -n -t 5 -T 3 -s /bin/true
 echo "@@ status $?"
 echo "@@ solicitations $(sed -n 's/^Icmp6OutRouterSolicits[^0-9]*//p' /proc/net/dev_snmp6/eth0)"
