@@ -50,7 +50,8 @@ fn a_killed_run_is_replaced_and_an_ended_one_leaves_nothing() {
     ] {
         let pod = Pod::new(shape, Families::Dual, 1500);
         let namespace = &pod.pod;
-        let mut flags = vec![("--net", mode)];
+        // Filters name it.
+        let mut flags = vec![("--net", mode), ("--mac", "52:54:00:be:79:02")];
         flags.extend(publish.map(|ports| ("--publish", ports)));
         let before = namespace.state();
 

@@ -1,6 +1,6 @@
 //! What is said between the world and a guest.
 
-use std::io::{ErrorKind, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::net::IpAddr;
 use std::process::Stdio;
 
@@ -93,10 +93,15 @@ fn sctp(to: &Inhabited, address: IpAddr) {
         .stderr(Stdio::piped())
         .spawn()
         .expect("socat is installed");
-    socat.stdin.take().expect("a pipe").write_all(b"by sctp\n").expect("socat reads");
-    let output = socat.wait_with_output().expect("socat ends");
-    let said = String::from_utf8_lossy(&output.stdout);
-    assert_eq!(said, "by sctp\n", "{}", String::from_utf8_lossy(&output.stderr));
+    // SCTP has no half-closed connections: the answer comes before the end.
+    let mut input = socat.stdin.take().expect("a pipe");
+    input.write_all(b"by sctp\n").expect("socat reads");
+    let mut said = String::new();
+    let output = BufReader::new(socat.stdout.take().expect("a pipe")).read_line(&mut said);
+    drop(input);
+    let ended = socat.wait_with_output().expect("socat ends");
+    output.expect("socat writes text");
+    assert_eq!(said, "by sctp\n", "{address}: {}", String::from_utf8_lossy(&ended.stderr));
 }
 
 /// The path becomes narrower beyond the node: it says so to whoever sends, which is the guest.
