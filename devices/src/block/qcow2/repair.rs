@@ -25,6 +25,8 @@ use super::header::{Header, MAX_REFCOUNT_TABLE_BYTES, autoclear, field, incompat
 pub enum Repair {
     /// Only give back what is counted but not used. Refused where the tables are damaged.
     Leaks,
+    /// Reference counts and flags, refused where more is wrong: what nobody need be asked about.
+    Counts,
     /// Everything that can be, and take the image's dirty and corrupt marks away if all of it is.
     All,
 }
@@ -40,8 +42,12 @@ pub fn repair(file: &File, repair: Repair) -> Result<(), Fault> {
     let mut walk = Walk::new(&file, &header)?;
     walk.count_all()?;
     let tables_sound = walk.report.corruptions == 0;
-    if repair == Repair::Leaks && !tables_sound {
-        return Err(refuse(&walk, "what looks unused may be what a damaged entry led to"));
+    match repair {
+        Repair::Leaks if !tables_sound => {
+            return Err(refuse(&walk, "what looks unused may be what a damaged entry led to"));
+        }
+        Repair::Counts => refuse_more_than_counts(&walk)?,
+        Repair::Leaks | Repair::All => {}
     }
     refuse_uncountable(&walk)?;
     let found = walk.report.corruptions;
@@ -52,7 +58,7 @@ pub fn repair(file: &File, repair: Repair) -> Result<(), Fault> {
         block.and_then(|block| blocks.get(block)).is_some_and(Option::is_some)
     });
     clear_autoclear(&file, &header)?;
-    if repair == Repair::All && tables_sound && !(blocks_sound && counted) {
+    if repair != Repair::Leaks && tables_sound && !(blocks_sound && counted) {
         // Without what the old refcount structures lie in.
         let mut walk = Walk::new(&file, &header)?;
         walk.count_all()?;
@@ -82,6 +88,19 @@ fn corrupt(text: String) -> Fault {
 fn refuse(walk: &Walk<'_>, why: &str) -> Fault {
     let first = walk.report.findings.first().map_or("", String::as_str);
     corrupt(format!("{why}: {first}"))
+}
+
+/// Wrong counts are what lazy refcounts leave. Two tables in one place are not.
+fn refuse_more_than_counts(walk: &Walk<'_>) -> Result<(), Fault> {
+    if walk.report.corruptions > 0 {
+        return Err(refuse(walk, "more is wrong than its reference counts"));
+    }
+    match &walk.crossed {
+        Some(crossed) => {
+            Err(corrupt(format!("more is wrong than its reference counts: {crossed}")))
+        }
+        None => Ok(()),
+    }
 }
 
 fn refuse_uncountable(walk: &Walk<'_>) -> Result<(), Fault> {
@@ -116,7 +135,7 @@ fn recount(
         for i in 0..per_block {
             let cluster = index as u64 * per_block + i;
             let (count, used) = (g.refcount(&contents, i), walk.counts.get(cluster));
-            let wanted = if count > used { may_free } else { repair == Repair::All };
+            let wanted = if count > used { may_free } else { repair != Repair::Leaks };
             let now = if wanted { used } else { count };
             if now > 0 {
                 stated.add(Run { start: cluster, count: 1 }, now)?;
@@ -218,12 +237,7 @@ impl Layout {
 pub(super) fn rebuild(file: &ImageFile, header: &Header) -> Result<(), Fault> {
     let mut walk = Walk::new(file, header)?;
     walk.count_all()?;
-    if walk.report.corruptions > 0 {
-        return Err(refuse(&walk, "its refcounts cannot be rebuilt"));
-    }
-    if let Some(crossed) = &walk.crossed {
-        return Err(corrupt(format!("its refcounts are not rebuilt: {crossed}")));
-    }
+    refuse_more_than_counts(&walk)?;
     refuse_uncountable(&walk)?;
     switch_over(&walk)
 }
