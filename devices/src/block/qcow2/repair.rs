@@ -9,6 +9,9 @@
 //! switched to by one write of the header's first sector, which also clears the dirty bit. Until
 //! then the old state stands, marked dirty (version 3). Leaks are gone with the old table.
 //!
+//! Two guest clusters in one place are counted twice and not flagged, so a write to one copies it.
+//! The other may be flagged from then on: a check finds that as after a repair of QEMU's.
+//!
 //! Entries that lead nowhere are left as they are: what they led to is gone. Where there are some,
 //! nothing is freed, for it might be what they led to.
 
@@ -37,9 +40,13 @@ pub enum Repair {
 /// [`Fault`] when it is damaged so far that nothing can be done, or the host failed; the image's
 /// data is as before.
 pub fn repair(file: &File, repair: Repair) -> Result<(), Fault> {
-    let file = ImageFile::new(file.try_clone()?)?;
-    let header = super::read_header(&file)?;
-    let mut walk = Walk::new(&file, &header)?;
+    repair_image(&ImageFile::new(file.try_clone()?)?, repair)
+}
+
+/// See [`repair`].
+pub(super) fn repair_image(file: &ImageFile, repair: Repair) -> Result<(), Fault> {
+    let header = super::read_header(file)?;
+    let mut walk = Walk::new(file, &header)?;
     walk.count_all()?;
     let tables_sound = walk.report.corruptions == 0;
     match repair {
@@ -57,10 +64,10 @@ pub fn repair(file: &File, repair: Repair) -> Result<(), Fault> {
         let block = usize::try_from(cluster / walk.g.refblock_entries()).ok();
         block.and_then(|block| blocks.get(block)).is_some_and(Option::is_some)
     });
-    clear_autoclear(&file, &header)?;
+    clear_autoclear(file, &header)?;
     if repair != Repair::Leaks && tables_sound && !(blocks_sound && counted) {
         // Without what the old refcount structures lie in.
-        let mut walk = Walk::new(&file, &header)?;
+        let mut walk = Walk::new(file, &header)?;
         walk.count_all()?;
         return switch_over(&walk);
     }
@@ -75,7 +82,7 @@ pub fn repair(file: &File, repair: Repair) -> Result<(), Fault> {
     set_flags(&walk, &stated)?;
     file.sync()?;
     if tables_sound {
-        clear_marks(&file, &header)?;
+        clear_marks(file, &header)?;
     }
     Ok(())
 }

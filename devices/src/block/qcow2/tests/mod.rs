@@ -7,6 +7,7 @@ mod judges;
 mod long;
 mod model;
 mod power;
+mod repairs;
 mod threads;
 
 use std::fs::File;
