@@ -139,10 +139,16 @@ impl Counts {
     pub(super) fn add(&mut self, run: Run, times: u64) -> Result<(), BlockError> {
         for cluster in run.start..run.end() {
             let key = cluster / CHUNK;
-            if !self.chunks.contains_key(&key) && self.chunks.len() >= MAX_CHUNKS {
-                return Err(BlockError::Corrupt("the image is spread too wide to check".into()));
-            }
-            let chunk = self.chunks.entry(key).or_insert_with(|| vec![0; CHUNK as usize].into());
+            let known = self.chunks.len();
+            let chunk = match self.chunks.get_mut(&key) {
+                Some(chunk) => chunk,
+                None if known >= MAX_CHUNKS => {
+                    return Err(BlockError::Corrupt(
+                        "the image is spread too wide to check".into(),
+                    ));
+                }
+                None => self.chunks.entry(key).or_insert_with(|| vec![0; CHUNK as usize].into()),
+            };
             if let Some(count) = chunk.get_mut((cluster % CHUNK) as usize) {
                 *count = count.saturating_add(u16::try_from(times).unwrap_or(u16::MAX));
             }

@@ -1,9 +1,7 @@
 //! Power cuts at every flush boundary and at random points between, over recorded random loads that
 //! allocate, overwrite, discard, zero and grow.
 //!
-//! The short run is part of every test run. The long one takes minutes:
-//!
-//!     BERTH_CUTS=5000 cargo test --release -p berth-devices --lib -- --ignored --nocapture power_cuts
+//! The short run is part of every test run; tests/README.md says how the long one is run.
 
 use super::super::super::ImageFormat;
 use super::power::{Run, SECTORS, record};
@@ -94,7 +92,7 @@ fn power_cuts_at_every_flush_lose_nothing() {
 }
 
 #[test]
-#[ignore = "takes minutes; the file's head says how it is run"]
+#[ignore = "takes minutes; tests/README.md says how it is run"]
 fn a_long_run_of_power_cuts_loses_nothing() {
     let wanted = std::env::var("BERTH_CUTS").map_or(LONG, |text| text.parse().unwrap());
     let mut figures = Figures::default();

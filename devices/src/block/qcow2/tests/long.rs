@@ -2,10 +2,7 @@
 //! judge: contents equal to an array of bytes, `qemu-img check` clean, and no more clusters in use
 //! than in a twin to which `qemu-io` did the same, but for one for each L2 table.
 //!
-//! The long run takes minutes to hours:
-//!
-//!     BERTH_OPERATIONS=1000000 TMPDIR=/dev/shm cargo test -p berth-devices --lib -- \
-//!         --ignored --nocapture operations_as_in_qemu
+//! A short run is part of every test run; tests/README.md says how the long one is run.
 
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -333,7 +330,7 @@ fn some_operations_as_in_qemu() {
 }
 
 #[test]
-#[ignore = "takes long; the file's head says how it is run"]
+#[ignore = "takes long; tests/README.md says how it is run"]
 fn a_million_operations_as_in_qemu() {
     let wanted = std::env::var("BERTH_OPERATIONS").map_or(LONG, |text| text.parse().unwrap());
     let seed = std::env::var("BERTH_SEED").map_or(1, |text| text.parse().unwrap());
