@@ -4,6 +4,8 @@
 //! each fill. [`Field`] joins the three names of a setting, so that a mistake can be reported by
 //! the name the user wrote. What the text means is decided in `config.rs`.
 
+pub mod image;
+
 use clap::{Args, Parser, Subcommand};
 use serde::Deserialize;
 use std::ffi::OsString;
@@ -31,6 +33,8 @@ pub enum Command {
     /// Prepare the disk and the config drive, boot the machine, serve it, shut it down
     #[command(after_help = AFTER_HELP)]
     Run(Box<RunArgs>),
+    /// Look after disk images by hand
+    Image(image::ImageArgs),
 }
 
 const AFTER_HELP: &str = "\
@@ -325,7 +329,8 @@ mod tests {
     use clap::CommandFactory;
 
     fn parse(args: &[&str]) -> Result<Settings, clap::Error> {
-        let Command::Run(run) = Cli::try_parse_from(["berth", "run"].iter().chain(args))?.command;
+        let command = Cli::try_parse_from(["berth", "run"].iter().chain(args))?.command;
+        let Command::Run(run) = command else { panic!("{args:?} is not for run") };
         Ok(run.settings)
     }
 
