@@ -31,6 +31,16 @@ pub enum Command {
     /// Prepare the disk and the config drive, boot the machine, serve it, shut it down
     #[command(after_help = AFTER_HELP)]
     Run(Box<RunArgs>),
+    /// The image store by hand
+    #[command(subcommand)]
+    Image(ImageCommand),
+}
+
+/// The subcommands of `berth image`.
+#[derive(Debug, Subcommand)]
+pub enum ImageCommand {
+    /// Fetch an image into the image directory, as `berth run URL` does before it boots it
+    Pull(Box<PullArgs>),
 }
 
 const AFTER_HELP: &str = "\
@@ -58,25 +68,97 @@ pub struct RunArgs {
     pub settings: Settings,
 }
 
+/// `berth image pull`. The environment counts as for `berth run`.
+#[derive(Debug, Args)]
+pub struct PullArgs {
+    /// The http or https URL of a qcow2 or raw image; a raw one may be compressed by gzip, xz or
+    /// zstd [env: IMG_SOURCE]
+    #[arg(value_name = "URL")]
+    pub url: Option<String>,
+    /// Name of the base in the image directory [env: IMG_TARGET] [default: the last part of the
+    /// URL]
+    #[arg(long, value_name = "NAME")]
+    pub image_name: Option<String>,
+    /// Refuse any other content: sha256:HEX, sha512:HEX, or the URL of a list such as SHA256SUMS
+    /// [env: IMG_SHA256]
+    #[arg(long, value_name = "DIGEST")]
+    pub image_sha256: Option<String>,
+    /// Format of the image: qcow2 or raw [env: IMG_FORMAT] [default: by its header]
+    #[arg(long, value_name = "FORMAT")]
+    pub image_format: Option<String>,
+    /// Also trust the certificate authorities in this PEM file [env: IMG_CA]
+    #[arg(long, value_name = "FILE")]
+    pub image_ca: Option<String>,
+    /// How long a server may send nothing [env: IMG_TIMEOUT] [default: 60]
+    #[arg(long, value_name = "TIME")]
+    pub image_timeout: Option<String>,
+    /// Tries without progress until fetching is given up [env: IMG_TRIES] [default: 10]
+    #[arg(long, value_name = "N")]
+    pub image_tries: Option<String>,
+    /// Where the image goes [env: IMG_DIR] [default: as for berth run]
+    #[arg(long, value_name = "DIR")]
+    pub image_dir: Option<String>,
+    /// Form of the log: text or json [env: BERTH_LOG_FORMAT] [default: text]
+    #[arg(long, value_name = "FORM")]
+    pub log_format: Option<String>,
+    /// error, warn, info, debug or trace [env: BERTH_LOG_LEVEL] [default: info]
+    #[arg(long, value_name = "LEVEL")]
+    pub log_level: Option<String>,
+}
+
+impl PullArgs {
+    /// The same as settings.
+    pub fn settings(&self) -> Settings {
+        Settings {
+            image: self.url.clone(),
+            image_name: self.image_name.clone(),
+            image_sha256: self.image_sha256.clone(),
+            image_format: self.image_format.clone(),
+            image_ca: self.image_ca.clone(),
+            image_timeout: self.image_timeout.clone(),
+            image_tries: self.image_tries.clone(),
+            image_dir: self.image_dir.clone(),
+            log_format: self.log_format.clone(),
+            log_level: self.log_level.clone(),
+            ..Settings::default()
+        }
+    }
+}
+
 /// Every setting, as text. The same struct for flags, environment and file.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Args, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct Settings {
-    /// Path of a qcow2 or raw image: the base. It is only read; what the guest writes goes to an
-    /// overlay in the image directory [env: IMG_SOURCE]
+    /// Path of a qcow2 or raw image, or an http or https URL it is fetched from once, into the
+    /// image directory: the base. It is only read; what the guest writes goes to an overlay in the
+    /// image directory [env: IMG_SOURCE]
     #[arg(value_name = "IMAGE")]
     pub image: Option<String>,
 
-    /// Without IMAGE: name of the base in the image directory [env: IMG_TARGET]
+    /// Name of the base in the image directory; without IMAGE, one that is there [env: IMG_TARGET]
+    /// [default: the last part of the URL]
     #[arg(long, value_name = "NAME", help_heading = IMAGE)]
     pub image_name: Option<String>,
-    /// Refuse a base with any other content; sha256:HEX or sha512:HEX [env: IMG_SHA256]
+    /// Refuse a base with any other content: sha256:HEX, sha512:HEX, or for a URL the URL of a
+    /// list such as SHA256SUMS; it is of the file as it is fetched, compressed or not
+    /// [env: IMG_SHA256]
     #[arg(long, value_name = "DIGEST", help_heading = IMAGE)]
     pub image_sha256: Option<String>,
     /// Format of the base: qcow2 or raw [env: IMG_FORMAT] [default: by the base's header]
     #[arg(long, value_name = "FORMAT", help_heading = IMAGE)]
     pub image_format: Option<String>,
-    /// Directory of the overlay and the identity file [env: IMG_DIR] [default: /image in a
+    /// Also trust the certificate authorities in this PEM file when fetching [env: IMG_CA]
+    #[arg(long, value_name = "FILE", help_heading = IMAGE)]
+    pub image_ca: Option<String>,
+    /// How long a server may send nothing: seconds, or with a unit [env: IMG_TIMEOUT]
+    /// [default: 60]
+    #[arg(long, value_name = "TIME", help_heading = IMAGE)]
+    pub image_timeout: Option<String>,
+    /// Tries without progress until fetching is given up, 1 to 1000 [env: IMG_TRIES]
+    /// [default: 10]
+    #[arg(long, value_name = "N", help_heading = IMAGE)]
+    pub image_tries: Option<String>,
+    /// Directory of fetched bases, the overlay and the identity file [env: IMG_DIR] [default: /image in a
     /// container, else berth in the user's data directory]
     #[arg(long, value_name = "DIR", help_heading = IMAGE)]
     pub image_dir: Option<String>,
@@ -235,6 +317,9 @@ fields! {
     IMAGE_NAME, image_name, "image-name", "IMG_TARGET";
     IMAGE_SHA256, image_sha256, "image-sha256", "IMG_SHA256";
     IMAGE_FORMAT, image_format, "image-format", "IMG_FORMAT";
+    IMAGE_CA, image_ca, "image-ca", "IMG_CA";
+    IMAGE_TIMEOUT, image_timeout, "image-timeout", "IMG_TIMEOUT";
+    IMAGE_TRIES, image_tries, "image-tries", "IMG_TRIES";
     IMAGE_DIR, image_dir, "image-dir", "IMG_DIR";
     DISK_SIZE, disk_size, "disk-size", "IMG_SIZE";
     DISK_QUEUES, disk_queues, "disk-queues", "BERTH_DISK_QUEUES";
@@ -325,8 +410,10 @@ mod tests {
     use clap::CommandFactory;
 
     fn parse(args: &[&str]) -> Result<Settings, clap::Error> {
-        let Command::Run(run) = Cli::try_parse_from(["berth", "run"].iter().chain(args))?.command;
-        Ok(run.settings)
+        match Cli::try_parse_from(["berth", "run"].iter().chain(args))?.command {
+            Command::Run(run) => Ok(run.settings),
+            other => panic!("{other:?}"),
+        }
     }
 
     #[test]
