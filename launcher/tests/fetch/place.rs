@@ -57,12 +57,6 @@ impl Place {
         assert_eq!(self.names(), [name, &record, &lock]);
     }
 
-    /// Sees that the base `name` is whole, whatever a run that was killed has left beside it.
-    pub fn has_at_least(&self, name: &str, content: &[u8]) {
-        assert!(fs::read(self.path(name)).unwrap() == content, "{name} is another");
-        assert!(self.path(&format!("{name}.base")).exists());
-    }
-
     /// Sees that there is nothing that could be taken for a base, and no part of one either.
     pub fn has_nothing(&self) {
         let mut names = self.names();

@@ -46,7 +46,7 @@ pub use unpack::unpacked_name;
 use url::Url;
 
 /// How often a waiter looks.
-const LOOK: Duration = Duration::from_millis(100);
+const LOOK: Duration = Duration::from_millis(200);
 
 /// A base that has to be there.
 #[derive(Debug, PartialEq, Eq)]
@@ -76,7 +76,9 @@ pub enum WantedDigest {
 #[derive(Debug, thiserror::Error)]
 pub enum FetchError {
     /// A signal.
-    #[error("stopped by a signal; what has been fetched is kept, and gone on from the next time")]
+    #[error(
+        "stopped by a signal; the next run goes on from what is there, where the server allows it"
+    )]
     Cancelled,
     /// The answer will not change.
     #[error("{url} cannot be fetched: {reason}")]
@@ -89,7 +91,7 @@ pub enum FetchError {
     /// Too many failures.
     #[error(
         "{url} could not be fetched: gave up after {tries} tries in {seconds} s; the last: \
-         {reason}; what has been fetched is kept, and gone on from the next time"
+         {reason}; the next run goes on from what is there, where the server allows it"
     )]
     GaveUp {
         /// The source.
@@ -215,16 +217,37 @@ pub fn fetch(dir: &Path, wanted: &Wanted, cancelled: Cancelled<'_>) -> Result<Pa
     let base = dir.join(&wanted.name);
     let client = Client::new(&wanted.manner);
     if present::is_there(&base, wanted, &client, cancelled)? {
+        remove_leftovers(dir, &wanted.name);
         return Ok(base);
     }
     fs::create_dir_all(dir).map_err(failed(dir, "made"))?;
     let lock = wait_for_lock(dir, wanted, cancelled)?;
-    // Another may have fetched it meanwhile.
+    // Another may have fetched it meanwhile, perhaps on another node.
+    look_again(dir, &wanted.name);
     if !present::is_there(&base, wanted, &client, cancelled)? {
         get(dir, &base, wanted, &client, cancelled)?;
     }
     drop(lock);
     Ok(base)
+}
+
+/// What a run that was killed after the base had appeared has left beside it.
+fn remove_leftovers(dir: &Path, name: &str) {
+    let left = ["part", "part.json", "unpacked"].map(|kind| dir.join(format!(".{name}.{kind}")));
+    if left.iter().any(|path| path.exists())
+        && let Ok(Some(_lock)) = lock::try_take(&dir.join(format!("{name}.lock")))
+    {
+        left.iter().for_each(|path| partial::remove(path));
+    }
+}
+
+/// What NFS has not found it may go on not finding for half a minute, unless it sees that the
+/// directory has changed: which it does when it changes it.
+fn look_again(dir: &Path, name: &str) {
+    let path = dir.join(format!(".{name}.new"));
+    if fs::write(&path, "").is_ok() {
+        partial::remove(&path);
+    }
 }
 
 /// Waits until nobody else fetches this base.

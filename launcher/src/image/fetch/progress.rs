@@ -13,6 +13,7 @@ const MIB: f64 = 1_048_576.0;
 pub struct Progress {
     /// What is done to what: "fetching debian-12.qcow2".
     what: String,
+    on_terminal: bool,
     bar: Option<ProgressBar>,
     /// When a line was last written, and what had been done then.
     last: (Instant, u64),
@@ -21,25 +22,14 @@ pub struct Progress {
 impl Progress {
     /// Nothing is shown before the first step.
     pub fn new(what: String) -> Self {
-        let bar = io::stderr().is_terminal().then(|| {
-            let target = ProgressDrawTarget::stderr_with_hz(4);
-            let bar = ProgressBar::with_draw_target(None, target);
-            bar.set_message(what.clone());
-            bar
-        });
-        Self { what, bar, last: (Instant::now(), 0) }
+        let on_terminal = io::stderr().is_terminal();
+        Self { what, on_terminal, bar: None, last: (Instant::now(), 0) }
     }
 
     /// `done` bytes of `total` are there.
     pub fn step(&mut self, done: u64, total: Option<u64>) {
-        if let Some(bar) = &self.bar {
-            if bar.length() != total || bar.position() == 0 {
-                bar.set_style(style(total.is_some()));
-            }
-            match total {
-                Some(total) => bar.set_length(total),
-                None => bar.unset_length(),
-            }
+        if self.on_terminal {
+            let bar = self.bar.get_or_insert_with(|| new_bar(self.what.clone(), total));
             bar.set_position(done);
             return;
         }
@@ -54,20 +44,24 @@ impl Progress {
         self.last = (Instant::now(), done);
     }
 
-    /// Takes the bar away, so that a line can be written.
-    pub fn pause(&self) {
-        if let Some(bar) = &self.bar {
-            bar.suspend(|| ());
+    /// Takes the bar away until the next step: lines are written meanwhile.
+    pub fn pause(&mut self) {
+        if let Some(bar) = self.bar.take() {
+            bar.finish_and_clear();
         }
     }
 }
 
 impl Drop for Progress {
     fn drop(&mut self) {
-        if let Some(bar) = &self.bar {
-            bar.finish_and_clear();
-        }
+        self.pause();
     }
+}
+
+fn new_bar(what: String, total: Option<u64>) -> ProgressBar {
+    let target = ProgressDrawTarget::stderr_with_hz(4);
+    let bar = ProgressBar::with_draw_target(total, target);
+    bar.with_style(style(total.is_some())).with_message(what)
 }
 
 fn style(with_total: bool) -> ProgressStyle {
