@@ -601,3 +601,27 @@ fn a_run_fetches_first() {
     assert!(said.contains("give the other another --image-name"), "{said}");
     assert_eq!(server.requests().len(), 1);
 }
+
+#[test]
+fn cuts_at_any_byte() {
+    let content = image(3_000, 21);
+    let run = &|cut: usize| {
+        let (place, served) = (Place::new(), content.clone());
+        let server = Server::start(move |request, stream| {
+            if request.number > 0 {
+                return file(request, stream, &served, TAG, WHOLE);
+            }
+            let text = b"HTTP/1.1 200 OK\r\nETag: \"one\"\r\nContent-Length: 3000\r\n\r\n";
+            let all = [&text[..], &served].concat();
+            send(stream, &all[..cut.min(all.len())]);
+        });
+        place.pull(&[&server.url("disk.img")]).unwrap_or_else(|said| panic!("{cut}: {said}"));
+        place.has("disk.img", &content);
+    };
+    let cuts: Vec<usize> = (0..60).step_by(4).chain((60..3_060).step_by(211)).collect();
+    std::thread::scope(|scope| {
+        for cut in cuts {
+            scope.spawn(move || run(cut));
+        }
+    });
+}

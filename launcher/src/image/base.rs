@@ -354,6 +354,22 @@ mod tests {
     }
 
     #[test]
+    fn a_fetched_base_is_not_digested_again() {
+        use crate::image::fetch::Record;
+        let place = Place::new();
+        let of_base = place.verify(None, None).unwrap();
+        let source = ("http://h/base".to_owned(), "id".to_owned());
+        // A digest that it has not, to see whether it is computed.
+        let told = format!("sha256:{}", "1".repeat(64));
+        let of_base = BaseRecord { digest: Some(told.clone()), ..of_base };
+        Record::new(source, Default::default(), of_base).save(&place.path()).unwrap();
+        assert_eq!(place.verify(None, None).unwrap().digest.as_deref(), Some(told.as_str()));
+        // Once it is touched, nobody is believed.
+        place.write("abc", 2000);
+        assert_eq!(place.verify(None, None).unwrap().digest.as_deref(), Some(ABC));
+    }
+
+    #[test]
     fn a_digest_can_be_cut_short() {
         let place = Place::new();
         let base = Base::open(&place.path()).unwrap();
