@@ -457,6 +457,24 @@ mod tests {
     }
 
     #[test]
+    fn what_is_pulled_is_set_as_for_a_run() {
+        let mut cli = Cli::command();
+        let pull = cli.find_subcommand_mut("image").unwrap().find_subcommand_mut("pull").unwrap();
+        let help = pull.render_long_help().to_string();
+        let flags = pull.get_arguments().filter_map(|a| a.get_long().map(str::to_owned));
+        for flag in flags.filter(|flag| flag != "help") {
+            let field = FIELDS.iter().find(|field| field.key == flag).expect(&flag);
+            assert!(help.contains(field.env), "{}", field.env);
+            let given = format!("--{flag}=x");
+            let cli = Cli::try_parse_from(["berth", "image", "pull", "url", &given]).unwrap();
+            let Command::Image(ImageCommand::Pull(pull)) = cli.command else { panic!("{flag}") };
+            let settings = pull.settings();
+            assert_eq!(field.of(&settings).as_deref(), Some("x"), "{flag}");
+            assert_eq!(settings.image.as_deref(), Some("url"));
+        }
+    }
+
+    #[test]
     fn empty_variables_are_unset_and_disks_are_a_list() {
         let (config, env) = from_environment(|name| match name {
             DISK_ENV => Some("/a.img,ro; /b.qcow2;".into()),

@@ -127,7 +127,7 @@ fn heads_that_are_cut_slow_or_huge() {
         }
         _ => file(request, stream, &served, TAG, WHOLE),
     });
-    place.pull(&[&slow.url("disk.img")]).unwrap();
+    place.pull(&[&slow.url("disk.img"), "--image-timeout", "1500ms"]).unwrap();
     place.has("disk.img", &content);
     let place = Place::new();
     let huge = Server::start(|_, stream| {
@@ -312,7 +312,7 @@ fn stalls_end() {
             _ => file(request, stream, &served, TAG, WHOLE),
         });
         let began = Instant::now();
-        place.pull(&[&server.url("disk.img")]).unwrap();
+        place.pull(&[&server.url("disk.img"), "--image-timeout", "1500ms"]).unwrap();
         assert!(began.elapsed() < Duration::from_secs(20));
         place.has("disk.img", &content);
         assert!(server.requests()[1].from() >= 100_000);

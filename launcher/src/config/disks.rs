@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::layers::{Given, Layers, Origin};
-use super::source::source;
+use super::source::{self, source};
 use super::value::{self, Disk, Format};
 use super::{Boot, ConfigError, Root, RootImage, look, parse};
 use crate::args;
@@ -47,7 +47,7 @@ pub(super) fn root(
             warnings.push(format!(
                 "{}: `{}` is not used, since {} is the root disk",
                 given.origin,
-                given.value,
+                source::without_secrets(&given.value),
                 device.display()
             ));
         }

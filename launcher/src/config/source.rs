@@ -108,11 +108,19 @@ pub fn wanted(layers: &Layers, host: &Host, given: &Given) -> Result<Wanted, Con
     Ok(Wanted { url, name, digest: digest(layers)?, format, manner })
 }
 
+/// A value as it may be shown, if it is a URL: it may hold a password, or a signature.
+pub(super) fn without_secrets(value: &str) -> String {
+    match Url::parse(value) {
+        Ok(url) => url.to_string(),
+        Err(_) if is_url(value) => value.rsplit('@').next().unwrap_or_default().to_owned(),
+        Err(_) => value.to_owned(),
+    }
+}
+
 fn url(given: &Given) -> Result<Url, ConfigError> {
     Url::parse(&given.value).map_err(|error| {
-        // It may hold a password.
-        let after_user = given.value.rsplit('@').next().unwrap_or_default().to_owned();
-        let given = Given { value: after_user, origin: given.origin.clone() };
+        let value = without_secrets(&given.value);
+        let given = Given { value, origin: given.origin.clone() };
         given.error(error, "write http:// or https://, a host and a path")
     })
 }

@@ -297,7 +297,14 @@ fn get(
             Partial::open(dir, &wanted.name, &wanted.url).map_err(failed(&path, "opened"))?;
         whole_run |= partial.len() == 0;
         if !partial.is_complete() {
-            transfer::download(&mut partial, dir, wanted, digest.is_some(), client, cancelled)?;
+            let vouched = digest.is_some();
+            let came = transfer::download(&mut partial, dir, wanted, vouched, client, cancelled);
+            if let Err(error) = came {
+                if partial.len() == 0 {
+                    partial.remove();
+                }
+                return Err(error);
+            }
         }
         match publish::publish(partial, base, wanted, digest.as_ref(), cancelled) {
             // What another run has left may be of an edition that is no longer the one asked for.

@@ -14,6 +14,8 @@ use super::{FetchError, Wanted, checksums, failed};
 use crate::config::Digest;
 use crate::image::base::Cancelled;
 
+/// Less than this is no progress, in bytes: a server could go on for ever with it.
+const PROGRESS: u64 = 64 << 10;
 /// What the user is told of a partial file that stays.
 const KEPT: &str = "what has been fetched is kept, and gone on from";
 
@@ -52,7 +54,7 @@ pub fn download(
             }
             (Stop::Trouble(trouble), Ok(())) => trouble,
         };
-        if attempt.partial.high() > high {
+        if attempt.partial.high().saturating_sub(high) >= PROGRESS {
             high = attempt.partial.high();
             retry.progressed();
         }
