@@ -66,21 +66,36 @@ pub struct RunArgs {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Args, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct Settings {
-    /// Path of a qcow2 or raw image: the base. It is only read; what the guest writes goes to an
-    /// overlay in the image directory [env: IMG_SOURCE]
+    /// Path of a qcow2 or raw image, or an http or https URL it is fetched from once, into the
+    /// image directory: the base. It is only read; what the guest writes goes to an overlay in the
+    /// image directory [env: IMG_SOURCE]
     #[arg(value_name = "IMAGE")]
     pub image: Option<String>,
 
-    /// Without IMAGE: name of the base in the image directory [env: IMG_TARGET]
+    /// Name of the base in the image directory; without IMAGE, one that is there [env: IMG_TARGET]
+    /// [default: the last part of the URL]
     #[arg(long, value_name = "NAME", help_heading = IMAGE)]
     pub image_name: Option<String>,
-    /// Refuse a base with any other content; sha256:HEX or sha512:HEX [env: IMG_SHA256]
+    /// Refuse a base with any other content: sha256:HEX, sha512:HEX, or for a URL the URL of a
+    /// list such as SHA256SUMS; it is of the file as it is fetched, compressed or not
+    /// [env: IMG_SHA256]
     #[arg(long, value_name = "DIGEST", help_heading = IMAGE)]
     pub image_sha256: Option<String>,
     /// Format of the base: qcow2 or raw [env: IMG_FORMAT] [default: by the base's header]
     #[arg(long, value_name = "FORMAT", help_heading = IMAGE)]
     pub image_format: Option<String>,
-    /// Directory of the overlay and the identity file [env: IMG_DIR] [default: /image in a
+    /// Also trust the certificate authorities in this PEM file when fetching [env: IMG_CA]
+    #[arg(long, value_name = "FILE", help_heading = IMAGE)]
+    pub image_ca: Option<String>,
+    /// How long a server may send nothing: seconds, or with a unit [env: IMG_TIMEOUT]
+    /// [default: 60]
+    #[arg(long, value_name = "TIME", help_heading = IMAGE)]
+    pub image_timeout: Option<String>,
+    /// Tries without progress until fetching is given up, 1 to 1000 [env: IMG_TRIES]
+    /// [default: 10]
+    #[arg(long, value_name = "N", help_heading = IMAGE)]
+    pub image_tries: Option<String>,
+    /// Directory of fetched bases, the overlay and the identity file [env: IMG_DIR] [default: /image in a
     /// container, else berth in the user's data directory]
     #[arg(long, value_name = "DIR", help_heading = IMAGE)]
     pub image_dir: Option<String>,
@@ -239,6 +254,9 @@ fields! {
     IMAGE_NAME, image_name, "image-name", "IMG_TARGET";
     IMAGE_SHA256, image_sha256, "image-sha256", "IMG_SHA256";
     IMAGE_FORMAT, image_format, "image-format", "IMG_FORMAT";
+    IMAGE_CA, image_ca, "image-ca", "IMG_CA";
+    IMAGE_TIMEOUT, image_timeout, "image-timeout", "IMG_TIMEOUT";
+    IMAGE_TRIES, image_tries, "image-tries", "IMG_TRIES";
     IMAGE_DIR, image_dir, "image-dir", "IMG_DIR";
     DISK_SIZE, disk_size, "disk-size", "IMG_SIZE";
     DISK_QUEUES, disk_queues, "disk-queues", "BERTH_DISK_QUEUES";
@@ -372,6 +390,25 @@ mod tests {
             assert_eq!(field.of(&given).as_deref(), Some("x"), "{}", field.key);
         }
         assert_eq!(parse(&["disk.img"]).unwrap().image.as_deref(), Some("disk.img"));
+    }
+
+    #[test]
+    fn what_is_pulled_is_set_as_for_a_run() {
+        let mut cli = Cli::command();
+        let pull = cli.find_subcommand_mut("image").unwrap().find_subcommand_mut("pull").unwrap();
+        let help = pull.render_long_help().to_string();
+        let flags = pull.get_arguments().filter_map(|a| a.get_long().map(str::to_owned));
+        for flag in flags.filter(|flag| flag != "help") {
+            let field = FIELDS.iter().find(|field| field.key == flag).expect(&flag);
+            assert!(help.contains(field.env), "{}", field.env);
+            let given = format!("--{flag}=x");
+            let cli = Cli::try_parse_from(["berth", "image", "pull", "url", &given]).unwrap();
+            let Command::Image(image) = cli.command else { panic!("{flag}") };
+            let image::ImageCommand::Pull(pull) = image.command else { panic!("{flag}") };
+            let settings = pull.settings();
+            assert_eq!(field.of(&settings).as_deref(), Some("x"), "{flag}");
+            assert_eq!(settings.image.as_deref(), Some("url"));
+        }
     }
 
     #[test]

@@ -6,6 +6,7 @@
 mod disks;
 mod layers;
 mod network;
+mod source;
 mod value;
 
 use std::fs::{self, File};
@@ -17,11 +18,13 @@ use vmm::config::{DiskEngine, MAX_CPUS};
 
 use crate::args::{self, Field};
 use crate::host::Host;
+use crate::image::fetch::Wanted;
 use crate::logging::LogForm;
 use crate::units;
 pub use disks::MAX_DISK_SIZE;
 pub use layers::{Given, Layers, Origin, read_file};
 pub use network::{Net, Publish, Subnet};
+pub use source::wanted;
 pub use value::{
     Digest, Disk, Format, digest as parse_digest, format as parse_format, mac as parse_mac,
     machine_name as parse_machine_name, show_mac,
@@ -91,6 +94,8 @@ pub struct Plan {
     pub memory_bytes: u64,
     /// The root disk.
     pub root: Root,
+    /// What has to be fetched into the image directory first.
+    pub fetch: Option<Wanted>,
     /// Directory of overlay and identity file.
     pub image_dir: PathBuf,
     /// Further disks, in order.
@@ -236,7 +241,8 @@ pub fn plan(layers: &Layers, host: &Host) -> Result<Plan, ConfigError> {
         .map_or(DEFAULT_CPUS, |cpus| u32::try_from(cpus).unwrap_or(MAX_CPUS));
     let image_dir = image_dir(layers, host)?;
     let boot = boot(layers)?;
-    let root = disks::root(layers, host, &image_dir, &boot, &mut warnings)?;
+    let place = (image_dir.as_path(), name.as_str());
+    let (root, fetch) = disks::root(layers, host, place, &boot, &mut warnings)?;
     let network = network::wanted(layers, host)?;
     Ok(Plan {
         name,
@@ -244,6 +250,7 @@ pub fn plan(layers: &Layers, host: &Host) -> Result<Plan, ConfigError> {
         memory_bytes: memory(layers, host)?,
         disks: disks::further(layers, host)?,
         root,
+        fetch,
         image_dir,
         boot,
         net: network.net,

@@ -5,6 +5,9 @@ use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::image::fetch::certificates::Trust;
+use crate::image::fetch::proxies::Proxies;
+
 /// The facts.
 #[derive(Clone, Debug)]
 pub struct Host {
@@ -19,6 +22,10 @@ pub struct Host {
     pub data_dir: Option<PathBuf>,
     /// How much memory there is for the guest.
     pub memory: Option<MemoryLimit>,
+    /// The ways to servers.
+    pub proxies: Proxies,
+    /// Which servers are trusted.
+    pub trust: Trust,
 }
 
 /// The most memory that can be had, and who says so.
@@ -34,6 +41,7 @@ impl Host {
     /// Looks around.
     pub fn gather(variable: impl Fn(&str) -> Option<OsString>) -> Self {
         let root = Path::new("/");
+        let text = |name: &str| variable(name).and_then(|value| value.into_string().ok());
         let absolute = |name: &str| variable(name).map(PathBuf::from).filter(|p| p.is_absolute());
         Self {
             root: root.to_owned(),
@@ -42,6 +50,8 @@ impl Host {
             data_dir: absolute("XDG_DATA_HOME")
                 .or_else(|| absolute("HOME").map(|home| home.join(".local/share"))),
             memory: memory_limit(root),
+            proxies: Proxies::from_environment(text),
+            trust: Trust::from_environment(text),
         }
     }
 }

@@ -20,6 +20,9 @@ const CAPACITY: usize = 256 << 10;
 const BURST: u32 = 500;
 /// Records a second that may follow.
 const RATE: u32 = 50;
+/// Libraries that log what they send and receive: passwords would be among it. They are heard only
+/// when something is wrong.
+const SECRETIVE: [&str; 3] = ["ureq", "ureq_proto", "rustls"];
 /// A longer message is cut.
 const MAX_MESSAGE: usize = 8 << 10;
 
@@ -69,9 +72,15 @@ pub fn start(form: LogForm, level: LevelFilter) -> io::Result<LogGuard> {
     Ok(LogGuard(spool))
 }
 
+/// Whether `target` is in the crate of that name.
+fn is_of(target: &str) -> impl Fn(&&str) -> bool {
+    move |name| target.split("::").next() == Some(*name)
+}
+
 impl Log for Sink {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
         metadata.level() <= log::max_level()
+            && (metadata.level() <= Level::Warn || !SECRETIVE.iter().any(is_of(metadata.target())))
     }
 
     fn log(&self, record: &Record<'_>) {

@@ -3,7 +3,7 @@
 //! [`args`] holds what was typed, [`config`] makes a plan of it, [`run`] tells the story:
 //! [`image`] and [`config_drive`] prepare the disks, [`net`] the network, [`machine`] is started,
 //! [`console`] and [`terminal`] join it to the user, [`shutdown`] ends it, [`exit`] says how it
-//! ended.
+//! ended. [`pull`] fetches an image without running it.
 
 mod args;
 mod config;
@@ -17,6 +17,8 @@ mod logging;
 mod machine;
 mod net;
 mod nic;
+mod program;
+mod pull;
 mod run;
 mod shutdown;
 mod signals;

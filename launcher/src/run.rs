@@ -27,13 +27,13 @@ use crate::failure::Failure;
 use crate::host::Host;
 use crate::image::base::Cancelled;
 use crate::image::identity::Identity;
-use crate::image::{Created, Store, overlay};
+use crate::image::{Created, Store, fetch, overlay};
 use crate::machine::{Control, MachineEnd, start_machine};
 use crate::nic::{self, Network};
+use crate::program;
 use crate::shutdown::{Action, Shutdown};
 use crate::signals::Signals;
 use crate::terminal::{GREETING, HELP, Input, InputTo, RawMode, Wish};
-use crate::{logging, terminal};
 
 /// Serial number of the config drive's disk.
 const DRIVE_SERIAL: &str = "config-2";
@@ -44,51 +44,7 @@ const CONSOLE_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Runs a machine from beginning to end; answers the exit status.
 pub fn run(args: &RunArgs) -> u8 {
-    // Before the log has a thread.
-    let signals = match Signals::block() {
-        Ok(signals) => signals,
-        Err(error) => return complain(&format!("signals cannot be blocked: {error}")),
-    };
-    let layers = match layers(args) {
-        Ok(layers) => layers,
-        Err(failure) => return complain_with(&failure),
-    };
-    let (form, level) = match config::log_settings(&layers) {
-        Ok(settings) => settings,
-        Err(error) => return complain_with(&error.into()),
-    };
-    let log = match logging::start(form, level) {
-        Ok(log) => log,
-        Err(error) => return complain(&format!("the log cannot be started: {error}")),
-    };
-    hear_of_bugs();
-    let status = logged(&layers, signals).unwrap_or_else(|failure| {
-        log::error!("{}", failure.sentence);
-        failure.status
-    });
-    drop(log);
-    status
-}
-
-fn complain(sentence: &str) -> u8 {
-    complain_with(&Failure { sentence: sentence.to_owned(), status: exit::ERROR })
-}
-
-/// For what goes wrong before there is a log.
-fn complain_with(failure: &Failure) -> u8 {
-    eprintln!("berth error: {}", failure.sentence);
-    failure.status
-}
-
-/// A panic is a bug of ours: it is logged, and the terminal is usable again if the process ends.
-fn hear_of_bugs() {
-    std::panic::set_hook(Box::new(|panic| {
-        let thread = std::thread::current();
-        if thread.name() == Some("main") {
-            terminal::restore();
-        }
-        log::error!("this is a bug in berth, in thread {}: {panic}", thread.name().unwrap_or("?"));
-    }));
+    program::with_log(|| layers(args), logged)
 }
 
 /// Flags, environment and file.
@@ -180,6 +136,11 @@ struct Ready {
 fn prepare(plan: &Plan, console: &Arc<SerialConsole>, signals: &Signals) -> Result<Ready, Failure> {
     // Read first: a mistake in them must be found before anything is made.
     let sources = config_drive::read(&plan.cloud)?;
+    if let Some(wanted) = &plan.fetch {
+        // Before the machine has a place: fetching takes time, and others may want theirs.
+        let fetched = fetch::fetch(&plan.image_dir, wanted, &|| signals.asked());
+        fetched.map_err(|error| Failure::new(&error, exit::ERROR))?;
+    }
     let place = Place::open(plan)?;
     let nic = nic::attach(plan, plan.mac.unwrap_or(place.identity.mac))?;
     let facts = GuestFacts {

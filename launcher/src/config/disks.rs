@@ -5,10 +5,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::layers::{Given, Layers, Origin};
+use super::source::{self, source};
 use super::value::{self, Disk, Format};
 use super::{Boot, ConfigError, Root, RootImage, look, parse};
 use crate::args;
 use crate::host::Host;
+use crate::image::fetch::Wanted;
 use crate::units;
 
 /// qcow2 and raw files beyond this are a typing error, and far beyond what filesystems hold.
@@ -16,14 +18,15 @@ pub const MAX_DISK_SIZE: u64 = 1 << 50;
 /// As many as a machine has PCI slots for, beside its other devices.
 const MAX_DISKS: usize = 24;
 
-/// The root disk: `/dev/vm/root` in a container that has one, else the image.
+/// The root disk: `/dev/vm/root` in a container that has one, else the image; and what has to be
+/// fetched for it.
 pub(super) fn root(
     layers: &Layers,
     host: &Host,
-    image_dir: &Path,
+    (image_dir, machine): (&Path, &str),
     boot: &Boot,
     warnings: &mut Vec<String>,
-) -> Result<Root, ConfigError> {
+) -> Result<(Root, Option<Wanted>), ConfigError> {
     let queues =
         parse(layers, args::DISK_QUEUES, |text| value::number(text, 1, value::MAX_QUEUES))?
             .and_then(|queues| u16::try_from(queues).ok())
@@ -32,14 +35,11 @@ pub(super) fn root(
     let image = RootImage {
         base: PathBuf::new(),
         format: parse(layers, args::IMAGE_FORMAT, value::format)?,
-        digest: parse(layers, args::IMAGE_SHA256, value::digest)?,
+        digest: None,
         size: disk_size(layers)?,
         queues,
         engine,
     };
-    let image_name = parse(layers, args::IMAGE_NAME, value::file_name)?;
-    let source = layers.get(args::IMAGE_SOURCE);
-
     let device = host.root.join("dev/vm/root");
     if host.in_container && device.exists() {
         let of_image = [args::IMAGE_SOURCE, args::IMAGE_NAME, args::DISK_SIZE, args::IMAGE_SHA256];
@@ -47,51 +47,49 @@ pub(super) fn root(
             warnings.push(format!(
                 "{}: `{}` is not used, since {} is the root disk",
                 given.origin,
-                given.value,
+                source::without_secrets(&given.value),
                 device.display()
             ));
         }
-        return Ok(Root::Device(Disk { queues, engine, ..Disk::new(device, Format::Raw) }));
+        let disk = Disk { queues, engine, ..Disk::new(device, Format::Raw) };
+        return Ok((Root::Device(disk), None));
     }
-    let base = match (source, image_name) {
-        (Some(given), name) => {
-            if name.is_some() && !is_url(&given.value) {
-                warnings.push(format!(
-                    "--image-name is not used: {} is a local image, and is used where it is",
-                    given.value
-                ));
-            }
-            local_image(&given)?
+    if let Some(source) = source(layers, host, image_dir, warnings)? {
+        if let Some(wanted) = &source.wanted {
+            is_not_the_machines(wanted, layers, machine)?;
         }
-        (None, Some(name)) => {
-            let given = Given {
-                value: image_dir.join(name).display().to_string(),
-                origin: layers.get(args::IMAGE_NAME).map_or(Origin::Found, |given| given.origin),
-            };
-            local_image(&given)?
-        }
-        (None, None) if matches!(boot, Boot::Kernel { .. }) => {
-            let of_image = [
-                args::DISK_SIZE,
-                args::IMAGE_FORMAT,
-                args::IMAGE_SHA256,
-                args::DISK_QUEUES,
-                args::DISK_ENGINE,
-            ];
-            if let Some(given) = of_image.into_iter().find_map(|field| layers.get(field)) {
-                return Err(
-                    given.error("has no root disk to apply to", "name an image, or drop it")
-                );
-            }
-            return Ok(Root::None);
-        }
-        (None, None) => {
-            return Err(ConfigError::Together(
-                "no image to boot; name a qcow2 or raw image: berth run IMAGE".to_owned(),
-            ));
-        }
-    };
-    Ok(Root::Image(RootImage { base, ..image }))
+        let image = RootImage { base: source.base, digest: source.digest, ..image };
+        return Ok((Root::Image(image), source.wanted));
+    }
+    if !matches!(boot, Boot::Kernel { .. }) {
+        return Err(ConfigError::Together(
+            "no image to boot; name a qcow2 or raw image: berth run IMAGE".to_owned(),
+        ));
+    }
+    let of_image = [
+        args::DISK_SIZE,
+        args::IMAGE_FORMAT,
+        args::IMAGE_SHA256,
+        args::DISK_QUEUES,
+        args::DISK_ENGINE,
+    ];
+    if let Some(given) = of_image.into_iter().find_map(|field| layers.get(field)) {
+        return Err(given.error("has no root disk to apply to", "name an image, or drop it"));
+    }
+    Ok((Root::None, None))
+}
+
+/// A base must not have the name of the machine's own disk.
+fn is_not_the_machines(wanted: &Wanted, layers: &Layers, machine: &str) -> Result<(), ConfigError> {
+    if wanted.name != format!("{machine}.qcow2") {
+        return Ok(());
+    }
+    let origin = layers.get(args::IMAGE_NAME).or_else(|| layers.get(args::IMAGE_SOURCE));
+    let origin = origin.map_or(Origin::Found, |given| given.origin);
+    Err(Given { value: wanted.name.clone(), origin }.error(
+        "would be both the base and the machine's own disk",
+        "give the base another --image-name, or the machine another --name",
+    ))
 }
 
 fn disk_size(layers: &Layers) -> Result<Option<u64>, ConfigError> {
@@ -102,31 +100,6 @@ fn disk_size(layers: &Layers) -> Result<Option<u64>, ConfigError> {
         return Err(given.error("is no size for a disk", "give between 1M and 1024T"));
     }
     Ok(Some(size))
-}
-
-fn is_url(text: &str) -> bool {
-    text.split_once("://").is_some_and(|(scheme, _)| {
-        !scheme.is_empty()
-            && scheme.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b))
-    })
-}
-
-/// The base, which has to be a local file.
-fn local_image(given: &Given) -> Result<PathBuf, ConfigError> {
-    if is_url(&given.value) {
-        return Err(given.error(
-            "is a URL, and fetching images is not built yet",
-            "download it and give the path of the file",
-        ));
-    }
-    let path = PathBuf::from(&given.value);
-    look(&path, false).map_err(|reason| {
-        given.error(
-            format_args!("cannot be opened: {reason}"),
-            "name a qcow2 or raw image that this user can read",
-        )
-    })?;
-    Ok(path)
 }
 
 /// Further disks: `/volumes/**/*.img`, `/dev/vm/disk*`, then those asked for.

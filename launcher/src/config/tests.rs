@@ -3,6 +3,7 @@
 use super::*;
 use crate::args::{Cli, Command, Settings};
 use crate::host::MemoryLimit;
+use crate::image::fetch::WantedDigest;
 use clap::Parser;
 
 struct Place {
@@ -19,6 +20,8 @@ impl Place {
             hostname: Some("box".to_owned()),
             data_dir: Some("/home/u/.local/share".into()),
             memory: Some(MemoryLimit { bytes: 8 << 30, by_cgroup: false }),
+            proxies: Default::default(),
+            trust: Default::default(),
         };
         fs::write(dir.path().join("base.qcow2"), "QFI").unwrap();
         Self { dir, host }
@@ -69,6 +72,7 @@ fn the_defaults() {
             queues: 0,
             engine: DiskEngine::Auto,
         }),
+        fetch: None,
         image_dir: "/home/u/.local/share/berth".into(),
         disks: vec![],
         boot: Boot::Disk { cmdline_extra: String::new() },
@@ -170,6 +174,7 @@ fn everything_given() {
             queues: 3,
             engine: DiskEngine::Sync,
         }),
+        fetch: None,
         image_dir: path("dir"),
         disks: vec![Disk { serial: Some("s".into()), ..Disk::new(path("d.img"), Format::Raw) }],
         boot: Boot::Kernel { kernel: path("k"), initrd: Some(path("i")), cmdline: "quiet".into() },
@@ -290,8 +295,28 @@ fn every_mistake_is_one_sentence() {
             "IMAGE: `@` cannot be opened: it is a directory; name a qcow2 or raw image that this user can read",
         ),
         (
-            &["https://example.org/a.qcow2"],
-            "IMAGE: `https://example.org/a.qcow2` is a URL, and fetching images is not built yet; download it and give the path of the file",
+            &["ftp://example.org/a.qcow2"],
+            "IMAGE: `ftp://example.org/a.qcow2` is no http or https URL; write http:// or https://, a host and a path",
+        ),
+        (
+            &["https://example.org/"],
+            "IMAGE: `https://example.org/` does not end in a name for the base; give one with --image-name",
+        ),
+        (
+            &["https://example.org/a", "--image-name", "pet.id"],
+            "--image-name: `pet.id` cannot name a base: it would be taken for a file that belongs to another; give a name like debian-12.qcow2",
+        ),
+        (
+            &["https://example.org/box.qcow2"],
+            "IMAGE: `box.qcow2` would be both the base and the machine's own disk; give the base another --image-name, or the machine another --name",
+        ),
+        (
+            &[image, "--image-sha256", "https://example.org/SHA256SUMS"],
+            "--image-sha256: `https://example.org/SHA256SUMS` is a list of checksums, for images that are fetched, and this one is local; give the digest itself",
+        ),
+        (
+            &["http://h/a", "--image-timeout", "0"],
+            "--image-timeout: `0` is no time to wait for a server; give between 1s and 1h",
         ),
         (
             &[image, "--cpus", "0"],
@@ -505,4 +530,26 @@ fn the_network_by_default_and_in_parts() {
         let plan = with(args).unwrap();
         assert_eq!((plan.vnc, plan.dhcp), (on, on), "{args:?}");
     }
+}
+
+#[test]
+fn a_url_is_fetched_into_the_image_directory() {
+    let place = Place::new(false);
+    let digest = format!("sha256:{}", "0a".repeat(32));
+    let args = ["https://me:secret@example.org/d/debian-12.raw.xz?x", "--image-dir", "@dir"];
+    let more = ["--image-sha256", &digest, "--image-timeout", "5", "--image-tries", "3"];
+    let plan = place.run(&[&args[..], &more].concat()).unwrap();
+    let wanted = plan.fetch.as_ref().unwrap();
+    assert_eq!(wanted.name, "debian-12.raw");
+    assert_eq!(wanted.url.to_string(), "https://example.org/d/debian-12.raw.xz?...");
+    assert_eq!(wanted.digest, Some(WantedDigest::Is(value::digest(&digest).unwrap())));
+    assert_eq!((wanted.manner.stall, wanted.manner.tries), (Duration::from_secs(5), 3));
+    let Root::Image(image) = &plan.root else { panic!("{:?}", plan.root) };
+    // It is checked when it is fetched: the file there may be unpacked, and have another.
+    assert_eq!((&image.base, &image.digest), (&place.path("dir/debian-12.raw").into(), &None));
+    assert!(!format!("{plan:?}").contains("secret"));
+    let named = place.run(&["http://h/", "--image-name", "b", "--image-sha256", "http://h/s"]);
+    let wanted = named.unwrap().fetch.unwrap();
+    assert_eq!(wanted.name, "b");
+    assert!(matches!(wanted.digest, Some(WantedDigest::Listed(_))));
 }

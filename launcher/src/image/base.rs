@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use sha2::{Sha256, Sha512};
 
+use super::fetch::Record;
 use crate::config::{Digest, parse_digest};
 use crate::units;
 
@@ -57,6 +58,8 @@ pub struct Base {
     pub path: PathBuf,
     /// Size of the file in bytes.
     pub size: u64,
+    /// Its digest, where it was recorded when the base was fetched, and nobody has touched it since.
+    attested: Option<String>,
 }
 
 /// Whether somebody has asked for the end of long work.
@@ -125,7 +128,10 @@ impl Base {
             true => file.metadata().map_err(failed)?.len(),
             false => io::Seek::seek(&mut &file, io::SeekFrom::End(0)).map_err(failed)?,
         };
-        Ok(Self { file, named: named.to_owned(), path, size })
+        let record = Record::load(&path).ok().flatten();
+        let record = record.filter(|record| record.is_of(&file).unwrap_or(false));
+        let attested = record.and_then(|record| record.base.digest);
+        Ok(Self { file, named: named.to_owned(), path, size, attested })
     }
 
     /// Whether `other` is the same file.
@@ -164,6 +170,7 @@ impl Base {
             (was.size, was.inode, was.mtime_ns) == (now.size, now.inode, now.mtime_ns)
         };
         let known = recorded.filter(|was| untouched(was)).and_then(|was| was.digest.clone());
+        let known = known.or_else(|| self.attested.clone());
         let of_record = recorded.and_then(|was| parse_digest(was.digest.as_deref()?).ok());
         let kind = asked.or(of_record.as_ref());
         let is_known = |kind: &Digest, known: &str| {
@@ -217,14 +224,18 @@ impl Base {
             let size = units::show(self.size & !0xf_ffff);
             log::info!("computing the digest of {} ({size})", self.named.display());
         }
-        match kind {
-            Digest::Sha256(_) => {
-                hash::<Sha256>(&self.file, cancelled).map(|h| Digest::Sha256(h.into()))
-            }
-            Digest::Sha512(_) => {
-                hash::<Sha512>(&self.file, cancelled).map(|h| Digest::Sha512(h.into()))
-            }
-        }
+        digest_of(&self.file, kind, cancelled)
+    }
+}
+
+/// The digest of a file's content, of the same kind as `kind`, unless it is `cancelled`.
+///
+/// # Errors
+/// Those of the system, and one that says that it was cancelled.
+pub fn digest_of(file: &File, kind: &Digest, cancelled: Cancelled<'_>) -> io::Result<Digest> {
+    match kind {
+        Digest::Sha256(_) => hash::<Sha256>(file, cancelled).map(|h| Digest::Sha256(h.into())),
+        Digest::Sha512(_) => hash::<Sha512>(file, cancelled).map(|h| Digest::Sha512(h.into())),
     }
 }
 
@@ -340,6 +351,22 @@ mod tests {
         // Without a recorded digest nobody can know.
         let without = BaseRecord { digest: None, ..record };
         assert!(matches!(place.verify(None, Some(&without)), Err(BaseError::Changed { .. })));
+    }
+
+    #[test]
+    fn a_fetched_base_is_not_digested_again() {
+        use crate::image::fetch::Record;
+        let place = Place::new();
+        let of_base = place.verify(None, None).unwrap();
+        let source = ("http://h/base".to_owned(), "id".to_owned());
+        // A digest that it has not, to see whether it is computed.
+        let told = format!("sha256:{}", "1".repeat(64));
+        let of_base = BaseRecord { digest: Some(told.clone()), ..of_base };
+        Record::new(source, Default::default(), of_base).save(&place.path()).unwrap();
+        assert_eq!(place.verify(None, None).unwrap().digest.as_deref(), Some(told.as_str()));
+        // Once it is touched, nobody is believed.
+        place.write("abc", 2000);
+        assert_eq!(place.verify(None, None).unwrap().digest.as_deref(), Some(ABC));
     }
 
     #[test]

@@ -78,6 +78,7 @@ enum CommandError {
 /// Does what was asked; answers the exit status.
 pub fn run(args: &ImageArgs) -> u8 {
     let done = match &args.command {
+        ImageCommand::Pull(args) => return crate::pull::pull(args),
         ImageCommand::Info(which) => info::run(which),
         ImageCommand::Check(which) => check::check(which),
         ImageCommand::Repair(args) => check::repair(args),

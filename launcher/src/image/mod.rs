@@ -1,10 +1,12 @@
 //! The image directory: what belongs to a machine of a given name, and who may change it.
 //!
 //! `<name>.qcow2` is the machine's disk, an overlay; `<name>.id` says who the machine is and what
-//! the overlay was made on. The base itself is used where it is, and never written.
+//! the overlay was made on. A base that was fetched is here as well, with its record `<name>.base`
+//! ([`fetch`]); any other is used where it is. No base is ever written.
 
 pub mod base;
 pub mod commands;
+pub mod fetch;
 pub mod identity;
 pub mod overlay;
 pub mod resolver;
