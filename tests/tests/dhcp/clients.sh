@@ -81,7 +81,7 @@ END
     inside /bin/chown -R systemd-network: /run/systemd/netif
     link=$root/run/systemd/netif/links/$(cat /sys/class/net/eth0/ifindex)
     chroot "$root" /lib/systemd/systemd-networkd >/tmp/networkd.log 2>&1 &
-    ready() { has_both && grep -q ^DNS=.*: "$link"; }
+    ready() { has_both && grep -q '^DNS=.*:' "$link"; }
     wait_until_ready
     tell_all
     tell lease <"$root/run/systemd/netif/leases/${link##*/}"
@@ -100,7 +100,7 @@ manager() {
     chroot "$root" /usr/sbin/NetworkManager --debug --log-level=INFO >/tmp/manager.log 2>&1 &
     ready() {
         has_both && inside /usr/bin/nmcli -t -f GENERAL.STATE,IP6.DNS device show eth0 >/tmp/state 2>&1 &&
-            grep -q '^GENERAL.STATE:100' /tmp/state && grep -q ^IP6.DNS /tmp/state
+            grep -q '^GENERAL.STATE:100' /tmp/state && grep -q '^IP6.DNS' /tmp/state
     }
     wait_until_ready
     tell_all
@@ -147,6 +147,7 @@ modprobe -a overlay
 mkdir -p /clients /layers /roots
 mount -t ext4 -o ro "$(disk clients)" /clients || exit 1
 mount -t tmpfs -o size=64m layers /layers
+# shellcheck disable=SC2043 # The host writes their names here.
 for each in CLIENTS; do
     new_interface
     $each
