@@ -4,6 +4,9 @@
 //! each fill. [`Field`] joins the three names of a setting, so that a mistake can be reported by
 //! the name the user wrote. What the text means is decided in `config.rs`.
 
+pub mod image;
+pub mod pull;
+
 use clap::{Args, Parser, Subcommand};
 use serde::Deserialize;
 use std::ffi::OsString;
@@ -31,16 +34,8 @@ pub enum Command {
     /// Prepare the disk and the config drive, boot the machine, serve it, shut it down
     #[command(after_help = AFTER_HELP)]
     Run(Box<RunArgs>),
-    /// The image store by hand
-    #[command(subcommand)]
-    Image(ImageCommand),
-}
-
-/// The subcommands of `berth image`.
-#[derive(Debug, Subcommand)]
-pub enum ImageCommand {
-    /// Fetch an image into the image directory, as `berth run URL` does before it boots it
-    Pull(Box<PullArgs>),
+    /// Look after disk images by hand
+    Image(image::ImageArgs),
 }
 
 const AFTER_HELP: &str = "\
@@ -66,63 +61,6 @@ pub struct RunArgs {
     /// The settings given as flags.
     #[command(flatten)]
     pub settings: Settings,
-}
-
-/// `berth image pull`. The environment counts as for `berth run`.
-#[derive(Debug, Args)]
-pub struct PullArgs {
-    /// The http or https URL of a qcow2 or raw image; a raw one may be compressed by gzip, xz or
-    /// zstd [env: IMG_SOURCE]
-    #[arg(value_name = "URL")]
-    pub url: Option<String>,
-    /// Name of the base in the image directory [env: IMG_TARGET] [default: the last part of the
-    /// URL]
-    #[arg(long, value_name = "NAME")]
-    pub image_name: Option<String>,
-    /// Refuse any other content: sha256:HEX, sha512:HEX, or the URL of a list such as SHA256SUMS
-    /// [env: IMG_SHA256]
-    #[arg(long, value_name = "DIGEST")]
-    pub image_sha256: Option<String>,
-    /// Format of the image: qcow2 or raw [env: IMG_FORMAT] [default: by its header]
-    #[arg(long, value_name = "FORMAT")]
-    pub image_format: Option<String>,
-    /// Also trust the certificate authorities in this PEM file [env: IMG_CA]
-    #[arg(long, value_name = "FILE")]
-    pub image_ca: Option<String>,
-    /// How long a server may send nothing [env: IMG_TIMEOUT] [default: 60]
-    #[arg(long, value_name = "TIME")]
-    pub image_timeout: Option<String>,
-    /// Tries without progress until fetching is given up [env: IMG_TRIES] [default: 10]
-    #[arg(long, value_name = "N")]
-    pub image_tries: Option<String>,
-    /// Where the image goes [env: IMG_DIR] [default: as for berth run]
-    #[arg(long, value_name = "DIR")]
-    pub image_dir: Option<String>,
-    /// Form of the log: text or json [env: BERTH_LOG_FORMAT] [default: text]
-    #[arg(long, value_name = "FORM")]
-    pub log_format: Option<String>,
-    /// error, warn, info, debug or trace [env: BERTH_LOG_LEVEL] [default: info]
-    #[arg(long, value_name = "LEVEL")]
-    pub log_level: Option<String>,
-}
-
-impl PullArgs {
-    /// The same as settings.
-    pub fn settings(&self) -> Settings {
-        Settings {
-            image: self.url.clone(),
-            image_name: self.image_name.clone(),
-            image_sha256: self.image_sha256.clone(),
-            image_format: self.image_format.clone(),
-            image_ca: self.image_ca.clone(),
-            image_timeout: self.image_timeout.clone(),
-            image_tries: self.image_tries.clone(),
-            image_dir: self.image_dir.clone(),
-            log_format: self.log_format.clone(),
-            log_level: self.log_level.clone(),
-            ..Settings::default()
-        }
-    }
 }
 
 /// Every setting, as text. The same struct for flags, environment and file.
@@ -410,10 +348,9 @@ mod tests {
     use clap::CommandFactory;
 
     fn parse(args: &[&str]) -> Result<Settings, clap::Error> {
-        match Cli::try_parse_from(["berth", "run"].iter().chain(args))?.command {
-            Command::Run(run) => Ok(run.settings),
-            other => panic!("{other:?}"),
-        }
+        let command = Cli::try_parse_from(["berth", "run"].iter().chain(args))?.command;
+        let Command::Run(run) = command else { panic!("{args:?} is not for run") };
+        Ok(run.settings)
     }
 
     #[test]
@@ -454,24 +391,6 @@ mod tests {
             assert_eq!(field.of(&given).as_deref(), Some("x"), "{}", field.key);
         }
         assert_eq!(parse(&["disk.img"]).unwrap().image.as_deref(), Some("disk.img"));
-    }
-
-    #[test]
-    fn what_is_pulled_is_set_as_for_a_run() {
-        let mut cli = Cli::command();
-        let pull = cli.find_subcommand_mut("image").unwrap().find_subcommand_mut("pull").unwrap();
-        let help = pull.render_long_help().to_string();
-        let flags = pull.get_arguments().filter_map(|a| a.get_long().map(str::to_owned));
-        for flag in flags.filter(|flag| flag != "help") {
-            let field = FIELDS.iter().find(|field| field.key == flag).expect(&flag);
-            assert!(help.contains(field.env), "{}", field.env);
-            let given = format!("--{flag}=x");
-            let cli = Cli::try_parse_from(["berth", "image", "pull", "url", &given]).unwrap();
-            let Command::Image(ImageCommand::Pull(pull)) = cli.command else { panic!("{flag}") };
-            let settings = pull.settings();
-            assert_eq!(field.of(&settings).as_deref(), Some("x"), "{flag}");
-            assert_eq!(settings.image.as_deref(), Some("url"));
-        }
     }
 
     #[test]

@@ -21,10 +21,14 @@ use crate::host::Host;
 use crate::image::fetch::Wanted;
 use crate::logging::LogForm;
 use crate::units;
+pub use disks::MAX_DISK_SIZE;
 pub use layers::{Given, Layers, Origin, read_file};
 pub use network::{Net, Publish, Subnet};
 pub use source::wanted;
-pub use value::{Digest, Disk, Format, digest as parse_digest, mac as parse_mac, show_mac};
+pub use value::{
+    Digest, Disk, Format, digest as parse_digest, format as parse_format, mac as parse_mac,
+    machine_name as parse_machine_name, show_mac,
+};
 
 const MIB: u64 = 1 << 20;
 const DEFAULT_CPUS: u32 = 1;
@@ -377,10 +381,10 @@ fn stop_timeout(layers: &Layers) -> Result<Duration, ConfigError> {
     Ok(time)
 }
 
-/// The image directory.
+/// The image directory: as given, or where it is by default.
 ///
 /// # Errors
-/// [`ConfigError`].
+/// [`ConfigError`]: it is not given, and there is no place for it by default.
 pub fn image_dir(layers: &Layers, host: &Host) -> Result<PathBuf, ConfigError> {
     if let Some(given) = layers.get(args::IMAGE_DIR) {
         if given.value.is_empty() {

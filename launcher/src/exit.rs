@@ -21,6 +21,8 @@ use std::time::Duration;
 /// Kubernetes keeps 4096 bytes of a termination message.
 const REPORT_BYTES: usize = 4096;
 
+/// Everything went well.
+pub const OK: u8 = 0;
 /// An error before the machine ran.
 pub const ERROR: u8 = 1;
 /// A mistake in flags, environment or configuration.

@@ -28,12 +28,21 @@ mod units;
 
 use std::process::ExitCode;
 
-use args::{Cli, Command, ImageCommand};
+use args::{Cli, Command};
 use clap::Parser;
 
 fn main() -> ExitCode {
-    match Cli::parse().command {
+    let cli = Cli::try_parse().unwrap_or_else(|error| {
+        let of_image = std::env::args_os().nth(1).is_some_and(|command| command == "image");
+        if of_image && error.use_stderr() {
+            // 2 is an answer of `image check`.
+            let _ = error.print();
+            std::process::exit(exit::ERROR.into());
+        }
+        error.exit()
+    });
+    match cli.command {
         Command::Run(args) => ExitCode::from(run::run(&args)),
-        Command::Image(ImageCommand::Pull(args)) => ExitCode::from(pull::pull(&args)),
+        Command::Image(args) => ExitCode::from(image::commands::run(&args)),
     }
 }

@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::virtual_machine::PATIENCE;
-use crate::{Transcript, VirtualMachine, berth_program};
+use crate::{Namespace, Transcript, VirtualMachine, berth_program};
 
 /// How long a command that must refuse may take.
 const SHORT: Duration = Duration::from_secs(60);
@@ -40,7 +40,15 @@ impl Berth {
 
     /// `berth` without a subcommand.
     pub fn command() -> Self {
-        let mut command = Command::new(berth_program());
+        Self::of(Command::new(berth_program()))
+    }
+
+    /// `berth run` in a network namespace, with what that has as resolv.conf.
+    pub fn run_inside(namespace: &Namespace) -> Self {
+        Self::of(namespace.command(berth_program())).arg("run")
+    }
+
+    fn of(mut command: Command) -> Self {
         command.env_clear();
         // A test that wants a network says so: by default one would be made.
         command.env("NET", "none");

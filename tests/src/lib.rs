@@ -13,10 +13,13 @@
 //! machine.
 
 mod berth;
+mod client;
 mod cloud_image;
 mod cpio;
 mod disk_image;
+mod namespace;
 mod place;
+mod pod;
 mod small_guest;
 mod tap;
 mod transcript;
@@ -25,7 +28,9 @@ mod virtual_machine;
 pub use berth::{Berth, Outcome};
 pub use cloud_image::CloudImage;
 pub use disk_image::{Checked, DiskImage};
+pub use namespace::Namespace;
 pub use place::{berth_program, guest_file, has_program, scratch};
+pub use pod::{Families, Pod, Shape};
 pub use small_guest::{Kernel, SmallGuest};
 pub use tap::{Queues, Tap};
 pub use transcript::Transcript;

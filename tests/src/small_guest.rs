@@ -7,7 +7,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use crate::virtual_machine::PATIENCE;
-use crate::{Berth, Report, VirtualMachine, cpio, guest_file, scratch};
+use crate::{Berth, Namespace, Report, VirtualMachine, cpio, guest_file, scratch};
 
 /// Which of the two forms of the kernel is booted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,7 +27,7 @@ pub struct SmallGuest {
     memory: String,
     cmdline: String,
     job: String,
-    flags: Vec<(String, String)>,
+    flags: Vec<(String, Option<String>)>,
     patience: Duration,
 }
 
@@ -79,7 +79,13 @@ impl SmallGuest {
 
     /// Adds a flag of `berth run`.
     pub fn flag(mut self, name: &str, value: impl Into<String>) -> Self {
-        self.flags.push((name.into(), value.into()));
+        self.flags.push((name.into(), Some(value.into())));
+        self
+    }
+
+    /// Adds a flag of `berth run` that takes no value.
+    pub fn switch(mut self, name: &str) -> Self {
+        self.flags.push((name.into(), None));
         self
     }
 
@@ -88,7 +94,7 @@ impl SmallGuest {
         self.flag("--disk", format!("{},{options}", path.display()))
     }
 
-    /// Adds the disk with fio, iperf3, ethtool and lspci; the job calls `tools` first.
+    /// Adds the disk with fio, iperf3, ethtool, lspci and socat; the job calls `tools` first.
     pub fn with_tools(self) -> Self {
         self.disk(&guest_file("small/tools.raw"), "format=raw,ro,serial=tools")
     }
@@ -112,11 +118,23 @@ impl SmallGuest {
     /// # Panics
     /// If something it is made of is missing.
     pub fn start(self) -> (TempDir, VirtualMachine) {
+        self.start_by(Berth::run())
+    }
+
+    /// [`start`](Self::start), in a network namespace.
+    ///
+    /// # Panics
+    /// As there.
+    pub fn start_inside(self, namespace: &Namespace) -> (TempDir, VirtualMachine) {
+        self.start_by(Berth::run_inside(namespace))
+    }
+
+    fn start_by(self, berth: Berth) -> (TempDir, VirtualMachine) {
         let kernel = match self.kernel {
             Kernel::BzImage => "small/bzImage",
             Kernel::Elf => "small/vmlinux",
         };
-        let mut berth = Berth::run()
+        let mut berth = berth
             .patience(self.patience)
             .flag("--name", "small")
             .flag("--image-dir", self.directory.path())
@@ -129,7 +147,10 @@ impl SmallGuest {
             berth = berth.flag("--net", "none");
         }
         for (name, value) in &self.flags {
-            berth = berth.flag(name, value);
+            berth = berth.arg(name);
+            if let Some(value) = value {
+                berth = berth.arg(value);
+            }
         }
         let machine = berth.start();
         (self.directory, machine)

@@ -7,7 +7,7 @@ use std::net::TcpListener;
 use std::process::{Command, Stdio};
 use std::thread;
 
-use berth_tests::{Queues, Report, SmallGuest, Tap, VirtualMachine};
+use berth_tests::{DiskImage, Queues, Report, SmallGuest, Tap, VirtualMachine};
 use tempfile::TempDir;
 
 const MAC: &str = "52:54:00:be:78:02";
@@ -302,6 +302,46 @@ ping -c 2 -W 20 10.78.SUBNET.1 || exit 7
 "#,
     );
     let (_tap, _directory, machine) = lan.start();
+    expect_success(&machine.wait_for_exit(), carrier);
+}
+
+#[test]
+#[ignore = "needs KVM: tests/run e2e"]
+fn a_reboot_finds_the_network_again() {
+    reboot(Carrier::Berth);
+}
+
+#[test]
+#[ignore = "needs KVM: tests/run e2e"]
+fn a_reboot_finds_the_network_again_with_vhost() {
+    reboot(Carrier::Kernel);
+}
+
+fn reboot(carrier: Carrier) {
+    let lan = Lan::new(
+        8,
+        carrier,
+        Queues::Several,
+        r#"
+d=$(disk state)
+boots=$(($(dd if=$d bs=1 count=1 2>/dev/null | tr '\000' 0) + 1))
+printf $boots | dd of=$d conv=notrunc,fsync 2>/dev/null
+ping -c 3 -W 20 10.78.SUBNET.1 || exit 3
+echo "@@ boot $boots"
+[ $boots -ge 3 ] && exit 0
+reboot -f
+sleep 60
+"#,
+    )
+    .change(|guest| {
+        let state = guest.directory().join("state");
+        DiskImage::raw(&state, 1 << 20);
+        guest.cpus(2).disk(&state, "format=raw,serial=state")
+    });
+    let (_tap, _directory, mut machine) = lan.start();
+    for boot in ["1", "2", "3"] {
+        assert_eq!(machine.wait_for_value("boot"), boot);
+    }
     expect_success(&machine.wait_for_exit(), carrier);
 }
 

@@ -62,6 +62,8 @@ pub struct OpenOptions {
     pub cache_bytes: usize,
     /// Which part of a raw top image is the disk.
     pub window: Window,
+    /// Make the disk at least so large, in bytes; not a device, and not a disk that is read-only.
+    pub least_size: u64,
 }
 
 impl Default for OpenOptions {
@@ -71,6 +73,7 @@ impl Default for OpenOptions {
             lock: true,
             cache_bytes: qcow2::DEFAULT_CACHE_BYTES,
             window: Window::default(),
+            least_size: 0,
         }
     }
 }
@@ -105,7 +108,7 @@ struct Link {
 ///
 /// # Errors
 /// [`OpenError`]: which image of the chain, and what is wrong with it. The file is unchanged,
-/// unless it was marked dirty and had its reference counts rebuilt.
+/// unless it was marked dirty and had its reference counts rebuilt, or is larger now as asked for.
 pub fn open(
     file: File,
     name: &str,
@@ -119,16 +122,22 @@ pub fn open(
     while let Some(link) = links.pop() {
         let top = links.is_empty();
         let read_only = options.read_only || !top;
+        let least_size = if read_only { 0 } else { options.least_size };
         let fault = |fault| OpenError { image: link.name.clone(), fault };
         let disk: Arc<dyn BlockBackend> = match link.format {
             ImageFormat::Raw => {
                 let window = if top { options.window } else { Window::default() };
+                lengthen(&link.file, least_size).map_err(fault)?;
                 Arc::new(Raw::open(link.file, window, read_only).map_err(fault)?)
             }
-            ImageFormat::Qcow2 => Arc::new(
-                Qcow2::open(link.file, backing.take(), read_only, options.cache_bytes)
-                    .map_err(fault)?,
-            ),
+            ImageFormat::Qcow2 => {
+                let image = Qcow2::open(link.file, backing.take(), read_only, options.cache_bytes)
+                    .map_err(fault)?;
+                if least_size > 0 {
+                    image.grow(least_size).map_err(fault)?;
+                }
+                Arc::new(image)
+            }
         };
         let capacity = disk.info().capacity;
         layers.insert(0, Layer { name: link.name, format: link.format, capacity });
@@ -138,6 +147,16 @@ pub fn open(
         Some(disk) => Ok(OpenImage { disk, layers }),
         None => Err(OpenError { image: name.into(), fault: Fault::ChainDepth(0) }),
     }
+}
+
+/// Makes a raw disk's file at least `size` bytes long, durably.
+fn lengthen(file: &File, size: u64) -> Result<(), Fault> {
+    let metadata = file.metadata()?;
+    if size > metadata.len() && metadata.is_file() {
+        file.set_len(size.checked_next_multiple_of(512).unwrap_or(size))?;
+        file.sync_all()?;
+    }
+    Ok(())
 }
 
 /// Locks and collects the files of a chain, the top one first.

@@ -162,7 +162,7 @@ pub enum Fault {
     },
     /// The image's corrupt bit is set.
     #[error(
-        "the image is marked corrupt, so it is not written to; repair it with `qemu-img check -r all`"
+        "the image is marked corrupt, so it is not written to; repair it with `berth image repair`"
     )]
     MarkedCorrupt,
     /// A window off the file or the grid.

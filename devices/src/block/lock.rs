@@ -10,6 +10,7 @@ use std::fmt;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
 use super::Fault;
 use super::file_io::{byte_is_held, release_byte, share_byte};
@@ -36,6 +37,32 @@ pub enum Claim {
     Read,
     /// To be written by us alone.
     Write,
+}
+
+/// How an image is used by others.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Usage {
+    /// Nobody has locked it.
+    Free,
+    /// Somebody reads it and tolerates other readers; who, if that can be told.
+    Read(Option<Holder>),
+    /// Somebody may write to it; who, if that can be told.
+    Written(Option<Holder>),
+}
+
+/// How others use an image, as far as locks tell. Takes no lock, so it is in nobody's way.
+///
+/// # Errors
+/// [`Fault::LockUnavailable`] when the file system has no such locks.
+pub fn usage(file: &File) -> Result<Usage, Fault> {
+    let held = |byte| byte_is_held(file, USED + byte).map_err(Fault::LockUnavailable);
+    if held(WRITE)? {
+        Ok(Usage::Written(holder(file)))
+    } else if held(CONSISTENT_READ)? {
+        Ok(Usage::Read(holder(file)))
+    } else {
+        Ok(Usage::Free)
+    }
 }
 
 /// Who has the image open.
@@ -99,29 +126,42 @@ fn take(file: &File, ours: &[u64], theirs: impl Iterator<Item = u64>) -> Result<
 }
 
 /// Finds another process that has the file open. The kernel names no holder for this kind of lock,
-/// so the file's identity is looked for among the open files that we may see.
+/// so the file's identity is looked for among the open files that we may see; whoever has locked it
+/// counts before those who have only opened it.
 fn holder(file: &File) -> Option<Holder> {
     let wanted = identity(&file.metadata().ok()?);
     let ourselves = std::process::id();
     let processes = fs::read_dir("/proc").ok()?.flatten().take(MAX_PROCESSES);
+    let mut only_open = None;
     for process in processes {
         let Some(pid) = process.file_name().to_str().and_then(|n| n.parse::<u32>().ok()) else {
             continue;
         };
-        if pid != ourselves && has_open(pid, wanted).unwrap_or(false) {
-            let command = fs::read_to_string(process.path().join("comm")).unwrap_or_default();
-            return Some(Holder { pid, command: command.trim_end().escape_debug().to_string() });
+        let Some(locked) = has_open(pid, wanted).ok().flatten().filter(|_| pid != ourselves) else {
+            continue;
+        };
+        let command = fs::read_to_string(process.path().join("comm")).unwrap_or_default();
+        let holder = Holder { pid, command: command.trim_end().escape_debug().to_string() };
+        if locked {
+            return Some(holder);
         }
+        only_open.get_or_insert(holder);
     }
-    None
+    only_open
 }
 
-fn has_open(pid: u32, wanted: (u64, u64)) -> io::Result<bool> {
-    let files = fs::read_dir(format!("/proc/{pid}/fd"))?;
-    Ok(files
-        .flatten()
-        .take(MAX_FILES)
-        .any(|f| fs::metadata(f.path()).is_ok_and(|m| identity(&m) == wanted)))
+/// Whether a process has the file open, and if so, whether locked.
+fn has_open(pid: u32, wanted: (u64, u64)) -> io::Result<Option<bool>> {
+    let mut open = None;
+    for file in fs::read_dir(format!("/proc/{pid}/fd"))?.flatten().take(MAX_FILES) {
+        if !fs::metadata(file.path()).is_ok_and(|m| identity(&m) == wanted) {
+            continue;
+        }
+        let info = Path::new("/proc").join(pid.to_string()).join("fdinfo").join(file.file_name());
+        let locked = fs::read_to_string(info).is_ok_and(|text| text.contains("OFDLCK"));
+        open = Some(locked || open == Some(true));
+    }
+    Ok(open)
 }
 
 fn identity(metadata: &fs::Metadata) -> (u64, u64) {
@@ -156,6 +196,7 @@ mod tests {
         let (first, second) = (open(image.path()), open(image.path()));
         lock(&first, Claim::Read).unwrap();
         lock(&second, Claim::Read).unwrap();
+        assert!(matches!(usage(&first), Ok(Usage::Read(_))));
         let writer = open(image.path());
         assert!(matches!(lock(&writer, Claim::Write), Err(Fault::Locked(_))));
         drop((first, second));
@@ -163,6 +204,7 @@ mod tests {
         let late = open(image.path());
         assert!(matches!(lock(&late, Claim::Write), Err(Fault::Locked(_))));
         assert!(matches!(lock(&late, Claim::Read), Err(Fault::Locked(_))));
+        assert!(matches!(usage(&late), Ok(Usage::Written(_))));
         drop(writer);
         // A refused claim has left nothing behind, so the next one is not in its own way.
         take_freed(&late, Claim::Write);

@@ -28,13 +28,21 @@ pub use chain::{
     BackingFile, BackingResolver, Layer, NoBacking, OpenImage, OpenOptions, ResolveError, open,
 };
 pub use fault::{Fault, ImageFormat, OpenError};
-pub use lock::{Claim, Holder, lock};
+pub use lock::{Claim, Holder, Usage, lock, usage};
 pub use raw::{Raw, Window};
 
 use vm_memory::VolatileSlice;
 
 pub mod inline;
 pub mod ring;
+
+/// Length in bytes of a file or block device that holds an image.
+///
+/// # Errors
+/// Those of the system; it is neither a regular file nor a block device.
+pub fn length(file: &File) -> std::io::Result<u64> {
+    file_io::ImageFile::new(file.try_clone()?)?.len()
+}
 
 /// What a disk is made of, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -65,6 +65,13 @@ impl Recorder {
         (count(|c| matches!(c, Change::Write { .. })), count(|c| matches!(c, Change::Sync)))
     }
 
+    /// The instants right before an `fdatasync` ended.
+    pub(super) fn syncs(&self) -> Vec<usize> {
+        let changes = self.changes.lock().unwrap();
+        let syncs = changes.iter().enumerate().filter(|(_, c)| matches!(c, Change::Sync));
+        syncs.map(|(at, _)| at).collect()
+    }
+
     /// The instants right after something was written at `offset`.
     pub(super) fn after_writes_at(&self, offset: u64) -> Vec<usize> {
         let changes = self.changes.lock().unwrap();

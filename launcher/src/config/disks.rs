@@ -14,7 +14,7 @@ use crate::image::fetch::Wanted;
 use crate::units;
 
 /// qcow2 and raw files beyond this are a typing error, and far beyond what filesystems hold.
-const MAX_DISK_SIZE: u64 = 1 << 50;
+pub const MAX_DISK_SIZE: u64 = 1 << 50;
 /// As many as a machine has PCI slots for, beside its other devices.
 const MAX_DISKS: usize = 24;
 

@@ -45,7 +45,9 @@ impl Place {
             None => (*arg).to_owned(),
         };
         let args = ["berth", "run"].iter().map(|a| (*a).to_owned()).chain(args.iter().map(expand));
-        let Command::Run(run) = Cli::try_parse_from(args).unwrap().command else { panic!() };
+        let Command::Run(run) = Cli::try_parse_from(args).unwrap().command else {
+            panic!("not for run")
+        };
         plan(&Layers { flags: run.settings, ..Layers::default() }, &self.host)
     }
 

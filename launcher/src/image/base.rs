@@ -40,7 +40,7 @@ pub struct BaseRecord {
 
 impl BaseRecord {
     /// How it is told in messages.
-    fn show(&self) -> String {
+    pub fn show(&self) -> String {
         let time = self.mtime_ns.div_euclid(1_000_000_000);
         let digest = self.digest.as_deref().map(|d| format!(", {d}")).unwrap_or_default();
         format!("{} bytes, inode {}, modified at {time} s{digest}", self.size, self.inode)

@@ -5,6 +5,7 @@
 //! ([`fetch`]); any other is used where it is. No base is ever written.
 
 pub mod base;
+pub mod commands;
 pub mod fetch;
 pub mod identity;
 pub mod overlay;
@@ -76,6 +77,18 @@ pub enum ImageError {
         asked: String,
         /// As it is.
         have: String,
+    },
+    /// A disk is damaged, and to repair it somebody has to decide.
+    #[error(
+        "the disk {path} is damaged, and is not repaired unasked: {reason}; see what is wrong with \
+         `berth image check {path}`, keep a copy of it, then run `berth image repair {path}`",
+        path = path.display()
+    )]
+    Damaged {
+        /// The disk.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
     },
     /// The base's path cannot be written into the overlay.
     #[error("the path of the image {} is not UTF-8 text of at most 1023 bytes; move it", .0.display())]

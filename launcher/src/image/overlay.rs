@@ -7,10 +7,8 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::path::Path;
 
-use devices::block::qcow2::{self, CreateOptions, Qcow2};
-use devices::block::{
-    self, BlockBackend, Claim, Fault, ImageFormat, OpenError, OpenOptions as HowToOpen,
-};
+use devices::block::qcow2::{self, CreateOptions, Repair};
+use devices::block::{self, Claim, Fault, ImageFormat, OpenError, OpenOptions as HowToOpen};
 use vmm::config::DiskConfig;
 
 use super::base::{Base, BaseRecord, Cancelled};
@@ -64,12 +62,13 @@ pub fn open_root(
         make(store, &path, &base, format, image.size)?;
     }
     let file = open_file(&path, false)?;
-    let name = path.display().to_string();
-    if exists && let Some(size) = image.size {
-        grow(&file, &path, &name, size)?;
+    let mut how = HowToOpen::default();
+    if exists {
+        mend(&file, &path)?;
+        how.least_size = larger(&file, &path, image.size)?;
     }
-    let resolver = resolver(store, &base.path);
-    let opened = block::open(file, &name, ImageFormat::Qcow2, &HowToOpen::default(), &resolver)?;
+    let (name, resolver) = (path.display().to_string(), resolver(store, &base.path));
+    let opened = block::open(file, &name, ImageFormat::Qcow2, &how, &resolver)?;
     Ok(DiskConfig {
         backend: opened.disk,
         serial: ROOT_SERIAL.to_owned(),
@@ -84,6 +83,9 @@ pub fn open_root(
 /// See [`ImageError`].
 pub fn open_disk(disk: &Disk, number: usize) -> Result<DiskConfig, ImageError> {
     let file = open_file(&disk.path, disk.read_only)?;
+    if disk.format == Format::Qcow2 && !disk.read_only {
+        mend(&file, &disk.path)?;
+    }
     let name = disk.path.display().to_string();
     let how = HowToOpen { read_only: disk.read_only, ..HowToOpen::default() };
     let beside = disk.path.canonicalize().ok();
@@ -205,22 +207,40 @@ fn not_less(asked: u64, have: u64, path: &Path) -> Result<(), ImageError> {
     })
 }
 
-/// Makes an overlay that is there as large as asked for.
-fn grow(file: &File, path: &Path, name: &str, size: u64) -> Result<(), ImageError> {
-    let fault = |fault| open_error(name, fault);
-    let again = || file.try_clone().map_err(|source| file_error(path, "opened", source));
-    // The lock belongs to the open file, and so to its copies.
-    block::lock(file, Claim::Write).map_err(fault)?;
-    let have = qcow2::read_info(file).map_err(fault)?.virtual_size;
-    not_less(size, have, path)?;
-    if size == have {
+/// Repairs an image that was left dirty or is marked corrupt, as far as nobody need be asked: its
+/// reference counts. The mark alone is taken away if a check finds nothing wrong.
+fn mend(file: &File, path: &Path) -> Result<(), ImageError> {
+    let fault = |fault| open_error(path, fault);
+    let info = qcow2::read_info(file).map_err(fault)?;
+    if !info.dirty && !info.corrupt {
         return Ok(());
     }
-    let overlay = Qcow2::open(again()?, None, false, qcow2::DEFAULT_CACHE_BYTES).map_err(fault)?;
-    overlay.grow(size).map_err(fault)?;
-    overlay.flush().map_err(|error| fault(error.into()))?;
-    log::info!("{} has grown from {} to {}", name, units::show(have), units::show(size));
+    let damaged = |reason| ImageError::Damaged { path: path.to_owned(), reason };
+    // The lock belongs to the open file, so it is kept from here on.
+    block::lock(file, Claim::Write).map_err(fault)?;
+    let report = qcow2::check(file).map_err(fault)?;
+    if info.corrupt && report.corruptions > 0 {
+        return Err(damaged(report.findings.into_iter().next().unwrap_or_default()));
+    }
+    qcow2::repair(file, Repair::Counts).map_err(|fault| damaged(fault.to_string()))?;
+    let path = path.display();
+    match info.corrupt {
+        true => log::warn!("{path} was marked corrupt, but nothing is wrong: the mark is gone"),
+        false => log::warn!("{path} was not closed cleanly: its clusters have been counted anew"),
+    }
     Ok(())
+}
+
+/// How large a disk that is there has to become, in bytes; 0: it stays.
+fn larger(file: &File, path: &Path, asked: Option<u64>) -> Result<u64, ImageError> {
+    let Some(asked) = asked else { return Ok(0) };
+    let have = qcow2::read_info(file).map_err(|fault| open_error(path, fault))?.virtual_size;
+    not_less(asked, have, path)?;
+    if asked == have {
+        return Ok(0);
+    }
+    log::info!("{} grows from {} to {}", path.display(), units::show(have), units::show(asked));
+    Ok(asked)
 }
 
 #[cfg(test)]
@@ -386,6 +406,75 @@ mod tests {
         place.image.size = None;
         assert_eq!(place.start("pet").unwrap().0.backend.info().capacity, 2048 * MIB);
         qemu_img(&["check", place.path("images/pet.qcow2").to_str().unwrap()]);
+    }
+
+    /// Where the count of the cluster that was allocated last is, in an image of one block of them.
+    fn last_count(file: &File) -> u64 {
+        let number = |at| {
+            let mut bytes = [0; 8];
+            file.read_exact_at(&mut bytes, at).unwrap();
+            u64::from_be_bytes(bytes)
+        };
+        let clusters = file.metadata().unwrap().len().div_ceil(65536);
+        number(number(48)) + (clusters - 1) * 2
+    }
+
+    /// Byte 79 of the header holds the marks: 1 dirty, 2 corrupt.
+    #[test]
+    fn an_overlay_left_dirty_or_corrupt_is_repaired_as_far_as_is_safe() {
+        let leak: fn(&File) = |file| {
+            let end = file.metadata().unwrap().len().next_multiple_of(65536);
+            file.set_len(end + 65536).unwrap();
+            file.write_all_at(&[0, 1], last_count(file)).unwrap();
+        };
+        let lost_count: fn(&File) = |file| {
+            file.write_all_at(&[0, 0], last_count(file)).unwrap();
+        };
+        let two_tables_in_one: fn(&File) = |file| {
+            let mut l1 = [0; 8];
+            file.read_exact_at(&mut l1, 40).unwrap();
+            let mut entry = [0; 8];
+            file.read_exact_at(&mut entry, u64::from_be_bytes(l1)).unwrap();
+            let table = u64::from_be_bytes(entry) & !(1 << 63);
+            file.write_all_at(&entry, table + 9 * 8).unwrap();
+        };
+        let nothing: fn(&File) = |_| ();
+        for (name, mark, harm, repaired) in [
+            ("clean", 0, nothing, true),
+            ("dirty", 1, nothing, true),
+            ("dirty-leak", 1, leak, true),
+            ("dirty-count", 1, lost_count, true),
+            ("dirty-tables", 1, two_tables_in_one, false),
+            ("corrupt", 2, nothing, true),
+            ("corrupt-leak", 2, leak, true),
+            ("corrupt-count", 2, lost_count, false),
+            ("both-count", 3, lost_count, false),
+        ] {
+            let place = Place::new();
+            write(&place.start(name).unwrap().0, 0xcc, 0);
+            let path = place.path(&format!("images/{name}.qcow2"));
+            let file = File::options().read(true).write(true).open(&path).unwrap();
+            harm(&file);
+            file.write_all_at(&[mark], 79).unwrap();
+            let before = fs::read(&path).unwrap();
+            if repaired {
+                let (disk, _) = place.start(name).unwrap_or_else(|error| panic!("{name}: {error}"));
+                assert_eq!(read(&disk, 0), [0xcc; 512], "{name}");
+                write(&disk, 0xdd, MIB);
+                drop(disk);
+                let info = qcow2::read_info(&file).unwrap();
+                assert!(!info.dirty && !info.corrupt, "{name}");
+                let report = qcow2::check(&file).unwrap();
+                assert_eq!((report.corruptions, report.leaks), (0, 0), "{name}: {report:?}");
+                qemu_img(&["check", path.to_str().unwrap()]);
+            } else {
+                let error = place.refused(name);
+                let disk = format!("@/images/{name}.qcow2");
+                assert!(error.starts_with(&format!("the disk {disk} is damaged")), "{error}");
+                assert!(error.ends_with(&format!("run `berth image repair {disk}`")), "{error}");
+                assert_eq!(fs::read(&path).unwrap(), before, "{name}: it is as it was");
+            }
+        }
     }
 
     #[test]

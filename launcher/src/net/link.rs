@@ -8,6 +8,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 /// `linux/if_tun.h`.
@@ -125,7 +126,10 @@ pub fn create(name: &str, queues: Option<u32>) -> Result<Vec<File>, TapError> {
 }
 
 fn attach(name: &str, flags: u16) -> Result<File, TapError> {
-    let file = OpenOptions::new().read(true).write(true).open("/dev/net/tun");
+    // Whoever serves a queue also waits for other things than frames.
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).custom_flags(libc::O_NONBLOCK);
+    let file = options.open("/dev/net/tun");
     let file = file.map_err(TapError::Device)?;
     let mut request = InterfaceRequest { name: [0; libc::IFNAMSIZ], flags, rest: [0; 22] };
     // The last byte stays zero: the name has been checked, at most 15 bytes.
@@ -142,6 +146,7 @@ fn attach(name: &str, flags: u16) -> Result<File, TapError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::Read;
     use std::process::Command;
 
     #[test]
@@ -157,6 +162,27 @@ mod tests {
         if Path::new("/sys/class/net/lo").exists() {
             assert!(matches!(open("lo", 1), Err(TapError::Kind(_))));
         }
+    }
+
+    /// Needs the right to make taps.
+    #[test]
+    fn a_queue_without_frames_is_not_waited_for() {
+        let mut queues = match create("berth-t3", None) {
+            Err(TapError::Make { .. } | TapError::Device(_)) => {
+                eprintln!("SKIPPED: no right to make a tap device here");
+                return;
+            }
+            made => made.unwrap(),
+        };
+        let raised = Command::new("ip").args(["link", "set", "berth-t3", "up"]).output();
+        assert!(raised.unwrap().status.success());
+        let mut frame = [0; 2048];
+        // What the kernel itself sends comes first.
+        while let Ok(length) = queues[0].read(&mut frame) {
+            assert!(length > 0);
+        }
+        let nothing = queues[0].read(&mut frame).unwrap_err();
+        assert_eq!(nothing.kind(), io::ErrorKind::WouldBlock);
     }
 
     /// Needs the right to make taps.

@@ -3,17 +3,21 @@
 //! Walks header, L1 tables (the disk's and the snapshots'), L2 tables, snapshot table and refcount
 //! structures of a file that nobody writes to. A cluster counted but not used is a *leak*: space
 //! lost, nothing worse. A cluster used but counted less often, a wrong COPIED flag, or an entry
-//! that leads nowhere is *corruption*. Persistent bitmaps are not walked; their clusters count as
-//! leaks. Memory is bounded by [`MAX_CHUNKS`], time by the number of distinct tables: one that is
-//! referred to many times is walked once.
+//! that leads nowhere is *corruption*. `compare.rs` holds the second half, the comparison.
+//!
+//! What refers to a cluster twice is sound if it is counted twice and not flagged, as QEMU sees it
+//! too: whoever writes makes a copy. Only what is always written in place (header, L1 table,
+//! refcount structures) must be alone. Persistent bitmaps count as long as their autoclear bit
+//! vouches for them; afterwards their clusters are leaks. Memory is bounded by [`MAX_CHUNKS`], time
+//! by the number of distinct tables: one that is referred to many times is walked once.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::fmt;
 use std::fs::File;
 
 use super::super::file_io::ImageFile;
 use super::super::{BlockError, Fault};
-use super::geometry::{COPIED, Geometry, Mapping, Run};
+use super::geometry::{Geometry, Mapping, Run};
 use super::header::Header;
 
 /// Most chunks of counters: 256 MiB of memory, enough for any file of 8 TiB.
@@ -21,11 +25,11 @@ const MAX_CHUNKS: usize = 32768;
 /// Clusters in one chunk.
 const CHUNK: u64 = 4096;
 /// Most snapshot L1 entries that are followed.
-const MAX_SNAPSHOT_ENTRIES: u64 = 4 << 20;
+pub(super) const MAX_SNAPSHOT_ENTRIES: u64 = 4 << 20;
 /// Longest snapshot table, bytes.
 const MAX_SNAPSHOT_TABLE: u64 = 64 << 20;
 /// Most findings kept as text.
-const MAX_FINDINGS: usize = 32;
+pub(super) const MAX_FINDINGS: usize = 32;
 
 /// What a check found.
 #[derive(Clone, Debug, Default)]
@@ -36,10 +40,22 @@ pub struct CheckReport {
     pub corruptions: u64,
     /// The first of them, as text.
     pub findings: Vec<String>,
+    /// Clusters that something refers to, metadata included.
+    pub used_clusters: u64,
+    /// Clusters of the disk.
+    pub total_clusters: u64,
+    /// Clusters of the disk that have space of their own in the image.
+    pub allocated_clusters: u64,
+    /// Those of them that do not lie behind the one before.
+    pub fragmented_clusters: u64,
+    /// Those of them that are compressed.
+    pub compressed_clusters: u64,
+    /// Where the last cluster ends that is used or counted, in bytes.
+    pub image_end: u64,
 }
 
 impl CheckReport {
-    fn corrupt(&mut self, finding: fmt::Arguments<'_>) {
+    pub(super) fn corrupt(&mut self, finding: fmt::Arguments<'_>) {
         self.corruptions += 1;
         if self.findings.len() < MAX_FINDINGS {
             self.findings.push(finding.to_string());
@@ -58,6 +74,7 @@ pub fn check(file: &File) -> Result<CheckReport, Fault> {
     walk.count_all()?;
     let blocks = walk.count_refcount_structures()?;
     walk.compare(&blocks)?;
+    walk.report.total_clusters = header.size.div_ceil(header.geometry.cluster());
     Ok(walk.report)
 }
 
@@ -86,12 +103,12 @@ pub(super) fn refuse_truncated(file: &ImageFile, header: &Header) -> Result<(), 
     }
 }
 
-fn table_entries(header: &Header) -> u64 {
+pub(super) fn table_entries(header: &Header) -> u64 {
     u64::from(header.refcount_table_clusters) * header.geometry.cluster() / 8
 }
 
 /// Reads a table of 64-bit entries that must lie within the file.
-fn read_table(
+pub(super) fn read_table(
     file: &ImageFile,
     offset: u64,
     entries: u64,
@@ -119,13 +136,19 @@ impl Counts {
     }
 
     /// Adds references; saturates.
-    fn add(&mut self, run: Run, times: u64) -> Result<(), BlockError> {
+    pub(super) fn add(&mut self, run: Run, times: u64) -> Result<(), BlockError> {
         for cluster in run.start..run.end() {
             let key = cluster / CHUNK;
-            if !self.chunks.contains_key(&key) && self.chunks.len() >= MAX_CHUNKS {
-                return Err(BlockError::Corrupt("the image is spread too wide to check".into()));
-            }
-            let chunk = self.chunks.entry(key).or_insert_with(|| vec![0; CHUNK as usize].into());
+            let known = self.chunks.len();
+            let chunk = match self.chunks.get_mut(&key) {
+                Some(chunk) => chunk,
+                None if known >= MAX_CHUNKS => {
+                    return Err(BlockError::Corrupt(
+                        "the image is spread too wide to check".into(),
+                    ));
+                }
+                None => self.chunks.entry(key).or_insert_with(|| vec![0; CHUNK as usize].into()),
+            };
             if let Some(count) = chunk.get_mut((cluster % CHUNK) as usize) {
                 *count = count.saturating_add(u16::try_from(times).unwrap_or(u16::MAX));
             }
@@ -154,17 +177,20 @@ struct TableUse {
 
 /// One walk through an image.
 pub(super) struct Walk<'a> {
-    file: &'a ImageFile,
-    header: &'a Header,
-    g: Geometry,
-    len: u64,
+    pub file: &'a ImageFile,
+    pub header: &'a Header,
+    pub g: Geometry,
+    /// Length of the file, bytes.
+    pub len: u64,
     pub counts: Counts,
     pub report: CheckReport,
+    /// A table that something else refers to as well; the first that was found.
+    pub crossed: Option<String>,
     /// First byte that something refers to and the file does not have.
     beyond: Option<u64>,
     tables: HashMap<u64, TableUse>,
-    /// Metadata clusters, and how often each may be referred to.
-    exclusive: Vec<(u64, u64)>,
+    /// Metadata clusters: how often each may be referred to, and whether it is written in place.
+    exclusive: Vec<(u64, u64, bool)>,
 }
 
 impl<'a> Walk<'a> {
@@ -176,13 +202,14 @@ impl<'a> Walk<'a> {
             len: file.len()?,
             counts: Counts::default(),
             report: CheckReport::default(),
+            crossed: None,
             beyond: None,
             tables: HashMap::new(),
             exclusive: Vec::new(),
         })
     }
 
-    fn count(&mut self, offset: u64, len: u64, times: u64) -> Result<(), BlockError> {
+    pub(super) fn count(&mut self, offset: u64, len: u64, times: u64) -> Result<(), BlockError> {
         if offset >= self.len {
             self.beyond.get_or_insert(offset);
             self.report.corrupt(format_args!("a reference to {offset:#x} leads beyond the file"));
@@ -194,32 +221,37 @@ impl<'a> Walk<'a> {
         self.counts.add(self.g.clusters_of(offset, len), times)
     }
 
-    fn count_metadata(&mut self, offset: u64, len: u64, times: u64) -> Result<(), BlockError> {
-        self.count(offset, len, times)?;
+    /// Counts what is written in place.
+    fn count_fixed(&mut self, offset: u64, len: u64) -> Result<(), BlockError> {
+        self.count(offset, len, 1)?;
         let run = self.g.clusters_of(offset, len);
-        self.exclusive.extend((run.start..run.end()).map(|cluster| (cluster, times)));
+        self.exclusive.extend((run.start..run.end()).map(|cluster| (cluster, 1, true)));
         Ok(())
     }
 
     /// Counts everything but the refcount structures.
     pub(super) fn count_all(&mut self) -> Result<(), Fault> {
-        self.count_metadata(0, self.g.cluster(), 1)?;
+        self.count_fixed(0, self.g.cluster())?;
         let entries = u64::from(self.header.l1_size);
         let l1 = read_table(self.file, self.header.l1_offset, entries, self.len)?;
         if entries > 0 {
-            self.count_metadata(self.header.l1_offset, entries * 8, 1)?;
+            self.count_fixed(self.header.l1_offset, entries * 8)?;
         }
         self.count_l1(&l1, true);
         self.count_snapshots()?;
+        self.count_bitmaps()?;
         let mut tables: Vec<(u64, TableUse)> = self.tables.drain().collect();
         tables.sort_unstable_by_key(|(offset, _)| *offset);
         for (offset, usage) in &tables {
             self.count_l2(*offset, *usage)?;
         }
-        for (cluster, times) in std::mem::take(&mut self.exclusive) {
+        for (cluster, times, fixed) in std::mem::take(&mut self.exclusive) {
             if self.counts.get(cluster) > times {
-                self.report
-                    .corrupt(format_args!("metadata cluster {cluster} is also used otherwise"));
+                let text = format!("metadata cluster {cluster} is also used otherwise");
+                if fixed {
+                    self.report.corrupt(format_args!("{text}"));
+                }
+                self.crossed.get_or_insert(text);
             }
         }
         Ok(())
@@ -236,7 +268,8 @@ impl<'a> Walk<'a> {
                     let usage = self.tables.entry(offset).or_default();
                     usage.times += 1;
                     if active && std::mem::replace(&mut usage.active, true) {
-                        self.report.corrupt(format_args!("l2 table {offset:#x} is used twice"));
+                        let text = || format!("l2 table {offset:#x} is used twice");
+                        self.crossed.get_or_insert_with(text);
                     }
                 }
                 Err(error) => self.report.corrupt(format_args!("{error}")),
@@ -270,23 +303,25 @@ impl<'a> Walk<'a> {
             }
             if l1_size > 0 {
                 let l1 = read_table(self.file, l1_offset, l1_size, self.len)?;
-                self.count_metadata(l1_offset, l1_size * 8, 1)?;
+                self.count_fixed(l1_offset, l1_size * 8)?;
                 self.count_l1(&l1, false);
             }
         }
         if at > start {
-            self.count_metadata(start, at - start, 1)?;
+            self.count_fixed(start, at - start)?;
         }
         Ok(())
     }
 
     fn count_l2(&mut self, offset: u64, usage: TableUse) -> Result<(), Fault> {
-        self.count_metadata(offset, self.g.cluster(), usage.times)?;
+        self.count(offset, self.g.cluster(), usage.times)?;
         if offset >= self.len {
             return Ok(());
         }
+        self.exclusive.push((offset >> self.g.cluster_bits, usage.times, false));
         let mut table = vec![0; self.g.cluster() as usize];
         self.file.read(&mut table, offset)?;
+        let mut expected = None;
         for entry in table.as_chunks().0 {
             let entry = u64::from_be_bytes(*entry);
             if Geometry::l2_has_reserved_bits(entry) {
@@ -295,12 +330,20 @@ impl<'a> Walk<'a> {
             match self.g.l2_mapping(entry) {
                 Ok(Mapping::Data { host, .. } | Mapping::Zero { host: Some(host) }) => {
                     self.count(host, self.g.cluster(), usage.times)?;
+                    if usage.active {
+                        self.report.allocated_clusters += 1;
+                        let behind = expected.replace(host.saturating_add(self.g.cluster()));
+                        let apart = behind.is_some_and(|behind| behind != host);
+                        self.report.fragmented_clusters += u64::from(apart);
+                    }
                 }
                 Ok(Mapping::Compressed { host, len }) => {
-                    if entry & COPIED != 0 {
-                        self.report.corrupt(format_args!("compressed entry {entry:#x} is flagged"));
-                    }
                     self.count(host, len, usage.times)?;
+                    if usage.active {
+                        self.report.allocated_clusters += 1;
+                        self.report.compressed_clusters += 1;
+                        self.report.fragmented_clusters += 1;
+                    }
                 }
                 Ok(Mapping::Unallocated | Mapping::Zero { host: None }) => {}
                 Err(error) => self.report.corrupt(format_args!("{error}")),
@@ -310,7 +353,7 @@ impl<'a> Walk<'a> {
     }
 
     /// Counts the refcount table and its blocks; returns the blocks' offsets by number.
-    fn count_refcount_structures(&mut self) -> Result<Vec<Option<u64>>, Fault> {
+    pub(super) fn count_refcount_structures(&mut self) -> Result<Vec<Option<u64>>, Fault> {
         let (offset, entries) = (self.header.refcount_table_offset, table_entries(self.header));
         let table = read_table(self.file, offset, entries, self.len)?;
         self.count(offset, entries * 8, 1)?;
@@ -334,85 +377,5 @@ impl<'a> Walk<'a> {
             blocks.push(block);
         }
         Ok(blocks)
-    }
-
-    /// Compares what was counted with what the refcount blocks and COPIED flags say.
-    fn compare(&mut self, blocks: &[Option<u64>]) -> Result<(), Fault> {
-        let per_block = self.g.refblock_entries();
-        let mut stated = Counts::default();
-        let mut contents = vec![0; self.g.cluster() as usize];
-        for (index, block) in blocks.iter().enumerate() {
-            let Some(offset) = block else { continue };
-            self.file.read(&mut contents, *offset)?;
-            for i in 0..per_block {
-                let (cluster, count) =
-                    (index as u64 * per_block + i, self.g.refcount(&contents, i));
-                let used = self.counts.get(cluster);
-                if count > 0 {
-                    stated.add(Run { start: cluster, count: 1 }, count)?;
-                }
-                if count > used {
-                    self.report.leaks += 1;
-                }
-            }
-        }
-        let wrong: Vec<_> = self
-            .counts
-            .iter()
-            .map(|(cluster, used)| (cluster, used, stated.get(cluster)))
-            .filter(|(_, used, count)| count < used)
-            .collect();
-        for (cluster, used, count) in wrong {
-            self.report.corrupt(format_args!(
-                "cluster {cluster} is used {used} times but counted {count}"
-            ));
-        }
-        let mut flags = CheckReport::default();
-        self.each_flag_error(&stated, |at, entry| {
-            flags.corrupt(format_args!("entry {entry:#x} at {at:#x} has a wrong COPIED flag"));
-        })?;
-        self.report.corruptions += flags.corruptions;
-        let room = MAX_FINDINGS - self.report.findings.len();
-        self.report.findings.extend(flags.findings.into_iter().take(room));
-        Ok(())
-    }
-
-    /// Calls `found` with place and value of every L1 and L2 entry of the disk whose COPIED flag
-    /// disagrees with `counts`.
-    pub(super) fn each_flag_error(
-        &self,
-        counts: &Counts,
-        mut found: impl FnMut(u64, u64),
-    ) -> Result<(), Fault> {
-        let wrong = |entry: u64, host: u64| {
-            (entry & COPIED != 0) != (counts.get(host >> self.g.cluster_bits) == 1)
-        };
-        let entries = u64::from(self.header.l1_size);
-        let l1 = read_table(self.file, self.header.l1_offset, entries, self.len)?;
-        let mut table = vec![0; self.g.cluster() as usize];
-        let mut walked = HashSet::new();
-        for (index, l1_entry) in l1.iter().enumerate() {
-            let Ok(Some(l2)) = self.g.l1_offset(*l1_entry) else { continue };
-            if l2 >= self.len {
-                continue;
-            }
-            if wrong(*l1_entry, l2) {
-                found(self.header.l1_offset + index as u64 * 8, *l1_entry);
-            }
-            if !walked.insert(l2) {
-                continue;
-            }
-            self.file.read(&mut table, l2)?;
-            for (index, entry) in table.as_chunks().0.iter().enumerate() {
-                let entry = u64::from_be_bytes(*entry);
-                if let Ok(Mapping::Data { host, .. } | Mapping::Zero { host: Some(host) }) =
-                    self.g.l2_mapping(entry)
-                    && wrong(entry, host)
-                {
-                    found(l2 + index as u64 * 8, entry);
-                }
-            }
-        }
-        Ok(())
     }
 }

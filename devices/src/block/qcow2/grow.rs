@@ -16,6 +16,7 @@ use super::flush::FlushGuard;
 use super::geometry::Geometry;
 use super::header::{MAX_REFCOUNT_TABLE_BYTES, field};
 use super::map::{Meta, Table};
+use super::trim::Trim;
 
 /// Largest L1 table, bytes.
 const MAX_L1_BYTES: u64 = 32 << 20;
@@ -121,8 +122,9 @@ impl Qcow2 {
     /// Makes the disk larger, to at least `size` bytes. Smaller sizes change nothing.
     ///
     /// # Errors
-    /// The size needs a larger L1 table than the format's readers accept, or the host failed; the
-    /// disk has its old size then.
+    /// The size needs a larger L1 table than the format's readers accept, it is a version 2 image
+    /// with snapshots (which do not record their size there), or the host failed; the disk has its
+    /// old size then.
     pub fn grow(&self, size: u64) -> Result<(), Fault> {
         let size = size.checked_next_multiple_of(512).unwrap_or(u64::MAX);
         if self.read_only {
@@ -141,19 +143,39 @@ impl Qcow2 {
                 rule: "more than an L1 table of 32 MiB can map; choose a smaller disk",
             });
         }
-        self.flush_locked(&guard)?;
-        if needed > self.lock().l1.entries.len() as u64 {
-            self.move_l1(needed, size, &guard)?;
-        } else {
-            self.image.file.write(&size.to_be_bytes(), field::SIZE)?;
-            self.sync()?;
+        if self.image.geometry.version < 3 && self.image.snapshots_offset != 0 {
+            return Err(Fault::Feature(
+                "version 3 of the format to grow a disk that has snapshots".into(),
+            ));
         }
+        self.flush_locked(&guard)?;
+        let old = self.capacity.load(Ordering::Acquire);
+        if needed > self.lock().l1.entries.len() as u64 {
+            self.move_l1(needed, &guard)?;
+        }
+        drop(guard);
+        self.cover_below(old, size)?;
+        let _guard = self.lock_flush();
+        self.image.file.write(&size.to_be_bytes(), field::SIZE)?;
+        self.sync()?;
         self.capacity.store(size, Ordering::Release);
         Ok(())
     }
 
-    /// Switches to an L1 table of `entries` entries, and to the new size with it.
-    fn move_l1(&self, entries: u64, size: u64, guard: &FlushGuard<'_>) -> Result<(), BlockError> {
+    /// Zeroes what of the backing disk would show through where the disk becomes longer. Nothing
+    /// of it is seen before the new size is written, and then it is durable.
+    fn cover_below(&self, old: u64, size: u64) -> Result<(), BlockError> {
+        let shown = self.backing.as_ref().map_or(0, |b| b.info().capacity).min(size);
+        let Some(len) = shown.checked_sub(old).filter(|len| *len > 0) else { return Ok(()) };
+        match self.image.geometry.version {
+            ..3 => self.write_zeroes(old, len)?,
+            _ => self.trim_range(old, len, Trim::Zero)?,
+        }
+        self.flush_locked(&self.lock_flush())
+    }
+
+    /// Switches to an L1 table of `entries` entries.
+    fn move_l1(&self, entries: u64, guard: &FlushGuard<'_>) -> Result<(), BlockError> {
         let g = &self.image.geometry;
         let clusters = (entries * 8).div_ceil(g.cluster());
         let mut meta = self.lock();
@@ -184,11 +206,9 @@ impl Qcow2 {
             meta.refcounts.put_back(&blocks);
             return Err(error);
         }
-        let mut switch = size.to_be_bytes().to_vec();
-        switch.extend_from_slice(&0u32.to_be_bytes());
-        switch.extend_from_slice(&(entries as u32).to_be_bytes());
+        let mut switch = (entries as u32).to_be_bytes().to_vec();
         switch.extend_from_slice(&table.offset.to_be_bytes());
-        self.image.file.write(&switch, field::SIZE)?;
+        self.image.file.write(&switch, field::L1)?;
         self.sync_holding(&mut meta)?;
         let gone = g.clusters_of(meta.l1.offset, meta.l1.entries.len() as u64 * 8);
         meta.l1 = table;

@@ -3,9 +3,10 @@
 //!
 //! Refused by name: encryption, an external data file, extended L2 entries, and every incompatible
 //! feature the specification had not defined when this was written. Persistent bitmaps are not
-//! kept up: their autoclear bit is cleared when the image is first written to.
+//! kept up: their autoclear bit is cleared when the image is first written to (`bitmaps.rs`).
 
 use super::super::Fault;
+use super::bitmaps::Bitmaps;
 use super::compressed::Compression;
 use super::geometry::Geometry;
 
@@ -23,8 +24,10 @@ pub(super) const PREFIX: usize = 24;
 /// Where single fields lie, for updates in place. Each group lies in the first sector, so an
 /// update of one group reaches the disk whole or not at all.
 pub(super) mod field {
-    /// `size`, 8 bytes; crypt method (4), `l1_size` (4) and `l1_table_offset` (8) follow.
+    /// `size`, 8 bytes.
     pub const SIZE: u64 = 24;
+    /// `l1_size`, 4 bytes; `l1_table_offset`, 8, follows.
+    pub const L1: u64 = 36;
     /// `refcount_table_offset`, 8 bytes; `refcount_table_clusters`, 4, follows.
     pub const REFCOUNT_TABLE: u64 = 48;
     /// `incompatible_features`, 8 bytes.
@@ -49,11 +52,18 @@ pub(super) mod incompatible {
     pub const KNOWN: u64 = DIRTY | CORRUPT | COMPRESSION;
 }
 
+/// Autoclear feature bits.
+pub(super) mod autoclear {
+    /// The bitmaps extension is right.
+    pub const BITMAPS: u64 = 1;
+}
+
 /// Header extension types.
 mod extension {
     pub const END: u32 = 0;
     pub const BACKING_FORMAT: u32 = 0xe279_2aca;
     pub const FEATURE_NAMES: u32 = 0x6803_f857;
+    pub const BITMAPS: u32 = 0x2385_2875;
 }
 
 /// Largest L1 table, bytes.
@@ -91,7 +101,10 @@ pub(super) struct Header {
     pub nb_snapshots: u32,
     pub snapshots_offset: u64,
     pub incompatible: u64,
+    pub compatible: u64,
     pub autoclear: u64,
+    /// Only if its autoclear bit vouches for it.
+    pub bitmaps: Option<Bitmaps>,
     pub compression: Compression,
     pub backing_file: Option<String>,
     pub backing_format: Option<String>,
@@ -164,7 +177,9 @@ impl Header {
             nb_snapshots: be32(cluster, 60),
             snapshots_offset: be64(cluster, 64),
             incompatible: optional(72),
+            compatible: optional(80),
             autoclear: optional(88),
+            bitmaps: None,
             compression: Compression::Zlib,
             backing_file: None,
             backing_format: None,
@@ -204,6 +219,9 @@ impl Header {
                     self.backing_format = Some(String::from_utf8_lossy(body).into_owned());
                 }
                 extension::FEATURE_NAMES => names = body,
+                extension::BITMAPS if self.autoclear & autoclear::BITMAPS != 0 => {
+                    self.bitmaps = Bitmaps::parse(body);
+                }
                 _ => {}
             }
             at += 8 + (len as usize).next_multiple_of(8);
@@ -302,6 +320,28 @@ fn parse_backing_name(cluster: &[u8]) -> Result<Option<String>, Fault> {
     }
 }
 
+impl Header {
+    /// The features that are set, by name; those without one by kind and number.
+    pub(super) fn features(&self) -> Vec<String> {
+        let kinds = [
+            (0, "incompatible", self.incompatible),
+            (1, "compatible", self.compatible),
+            (2, "autoclear", self.autoclear),
+        ];
+        let mut features = Vec::new();
+        for (kind, kind_name, bits) in kinds {
+            for bit in (0..64u8).filter(|bit| bits >> bit & 1 != 0) {
+                let known = FEATURE_NAMES.iter().find(|(k, b, _)| (*k, *b) == (kind, bit));
+                features.push(match known {
+                    Some((_, _, name)) => (*name).to_owned(),
+                    None => format!("{kind_name} feature {bit}"),
+                });
+            }
+        }
+        features
+    }
+}
+
 /// The bytes of a header with its extensions and backing name, as QEMU lays them out. The lazy
 /// refcounts feature is never asked for, so the feature words are zero, except for zstd.
 ///
@@ -376,7 +416,9 @@ mod tests {
             nb_snapshots: 0,
             snapshots_offset: 0,
             incompatible: 0,
+            compatible: 0,
             autoclear: 0,
+            bitmaps: None,
             compression: Compression::Zlib,
             backing_file: Some("base.raw".into()),
             backing_format: Some("raw".into()),

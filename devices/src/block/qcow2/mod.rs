@@ -10,8 +10,10 @@
 //! own. Lock order: flush, then metadata; neither is held across guest data I/O.
 
 mod alloc;
+mod bitmaps;
 mod cache;
 mod check;
+mod compare;
 mod compressed;
 mod create;
 mod flush;
@@ -35,7 +37,7 @@ use vm_memory::VolatileSlice;
 pub use check::{CheckReport, check};
 pub use compressed::Compression;
 pub use create::{Backing, CreateOptions, create};
-pub use repair::repair;
+pub use repair::{Repair, repair};
 
 use super::file_io::ImageFile;
 use super::{
@@ -60,6 +62,10 @@ pub struct ImageInfo {
     pub virtual_size: u64,
     /// Bytes in a cluster.
     pub cluster_size: u64,
+    /// Bits in a reference count.
+    pub refcount_bits: u32,
+    /// The features that are set, by name.
+    pub features: Vec<String>,
     /// How compressed clusters are compressed.
     pub compression: Compression,
     /// The backing file's name.
@@ -81,6 +87,8 @@ pub struct ImageInfo {
 pub fn read_info(file: &File) -> Result<ImageInfo, Fault> {
     let header = read_header(&ImageFile::new(file.try_clone()?)?)?;
     Ok(ImageInfo {
+        features: header.features(),
+        refcount_bits: 1 << header.geometry.refcount_order,
         version: header.geometry.version,
         virtual_size: header.size,
         cluster_size: header.geometry.cluster(),

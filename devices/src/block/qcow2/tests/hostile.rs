@@ -31,7 +31,8 @@ fn abuse(bytes: &[u8], random: &mut Random) {
     let _ = check(&file);
     let read_only = random.below(2) == 0;
     let Ok(disk) = Qcow2::open(file.try_clone().unwrap(), None, read_only, 0) else {
-        let _ = repair(&file);
+        let what = [Repair::All, Repair::Counts, Repair::Leaks][random.below(3) as usize];
+        let _ = repair(&file, what);
         return;
     };
     let sectors = (disk.info().capacity / 512).min(SIZE / 512);

@@ -1,10 +1,13 @@
 //! Tests of whole images: against a model, under power cuts, under hostile bytes, by many threads,
 //! and by the judgement of qemu-img where it is installed.
 
+mod cuts;
 mod hostile;
 mod judges;
+mod long;
 mod model;
 mod power;
+mod repairs;
 mod threads;
 
 use std::fs::File;

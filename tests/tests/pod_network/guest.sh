@@ -1,0 +1,96 @@
+# What the guest of tests/pod_network.rs does; the host puts assignments before it:
+#
+#   net=pod|direct|nat  v4=1|  v6=1|  clients, selves: addresses  address6: its own, with prefix
+#
+# It configures itself, serves until the host says so, and then speaks itself.
+
+tools || exit 3
+modprobe sctp || exit 4
+for n in /sys/class/net/*; do n=${n##*/}; [ $n = lo ] || nic=$n; done
+# Tests do not wait for duplicates to answer.
+echo 0 >/proc/sys/net/ipv6/conf/$nic/accept_dad
+ip link set $nic up
+
+cat >/tmp/configure <<'SCRIPT'
+#!/bin/sh
+[ "$1" = bound ] || exit 0
+ip address add $ip/$mask dev $interface
+[ "$mtu" ] && ip link set $interface mtu $mtu
+if [ "$staticroutes" ]; then
+    set -- $staticroutes
+    while [ "$1" ]; do
+        if [ $2 = 0.0.0.0 ]; then ip route add $1 dev $interface; else ip route add $1 via $2; fi
+        shift 2
+    done
+else
+    ip route add default via $router
+fi
+for d in $dns; do echo "nameserver $d"; done >/etc/resolv.conf
+echo "search ${search:-$domain}" >>/etc/resolv.conf
+SCRIPT
+chmod 755 /tmp/configure
+if [ "$v4" ]; then
+    udhcpc -i $nic -s /tmp/configure -q -n -t 20 -T 3 -O staticroutes -O search -O mtu || exit 5
+fi
+if [ "$v6" ]; then
+    ip address add $address6 dev $nic
+    n=0
+    until ip -6 route | grep -q ^default; do
+        n=$((n + 1))
+        [ $n -gt 600 ] && { ip -6 route; exit 6; }
+        sleep 0.1
+    done
+fi
+echo "@@ mtu $(cat /sys/class/net/$nic/mtu)"
+
+# ---------------------------------------------------------------- what it serves
+
+serve() { socat "$1,fork" "$2" >>/tmp/served 2>&1 & }
+for p in 22 80 40000 5900; do
+    serve TCP6-LISTEN:$p,ipv6only=0,reuseaddr,backlog=128 'SYSTEM:echo $SOCAT_PEERADDR'
+done
+serve TCP6-LISTEN:7,ipv6only=0,reuseaddr,backlog=128 PIPE
+serve UDP6-RECVFROM:7,ipv6only=0 PIPE
+serve UDP6-RECVFROM:80,ipv6only=0 'SYSTEM:echo $SOCAT_PEERADDR'
+[ "$v4" ] && serve SCTP4-LISTEN:7,reuseaddr PIPE
+[ "$v6" ] && serve SCTP6-LISTEN:8,reuseaddr PIPE
+n=0
+until netstat -ltn | grep -q ':5900 ' && netstat -lun | grep -q ':80 ' && netstat -ltn | grep -q ':7 '; do
+    n=$((n + 1))
+    [ $n -gt 600 ] && { cat /tmp/served; exit 7; }
+    sleep 0.1
+done
+echo "@@ ready $nic"
+read go </dev/ttyS0
+
+# ---------------------------------------------------------------- what it says
+
+# Where the other end sees it come from.
+tcp() { socat -T 60 -u "TCP:$1" - 2>&1; }
+udp() {
+    for i in 1 2 3 4 5; do
+        said=$(echo "?" | socat -t 3 - "UDP:$1" 2>&1)
+        [ "$said" ] && break
+    done
+    echo "$said"
+}
+bracket() { case $1 in *:*) echo "[$1]" ;; *) echo "$1" ;; esac; }
+for a in $clients; do
+    ping -c 2 -W 30 $a >/tmp/said && echo "@@ pings $a"
+    ping -c 2 -W 30 -s 4000 $a >/tmp/said && echo "@@ pings big $a"
+    a=$(bracket $a)
+    echo "@@ tcp $(tcp $a:9000)"
+    echo "@@ udp $(udp $a:9000)"
+    # Nobody is there: an ICMP error comes back to it.
+    echo "@@ closed $(udp $a:9001)"
+done
+[ $net = nat ] && selves=
+for a in $selves; do
+    a=$(bracket $a)
+    echo "@@ self tcp $(tcp $a:80)"
+    echo "@@ self udp $(udp $a:80)"
+    [ "$(echo twice | socat -T 60 -t 60 - TCP:$a:7)" = twice ] && echo "@@ self echo $a"
+done
+[ "$v4" ] && [ $net != nat ] && echo "@@ named $(tcp backend:9000)"
+echo "@@ errors $(cat /sys/class/net/$nic/statistics/rx_errors) $(cat /sys/class/net/$nic/statistics/tx_errors)"
+true
