@@ -5,6 +5,7 @@
 //! the name the user wrote. What the text means is decided in `config.rs`.
 
 pub mod image;
+pub mod pull;
 
 use clap::{Args, Parser, Subcommand};
 use serde::Deserialize;
@@ -390,25 +391,6 @@ mod tests {
             assert_eq!(field.of(&given).as_deref(), Some("x"), "{}", field.key);
         }
         assert_eq!(parse(&["disk.img"]).unwrap().image.as_deref(), Some("disk.img"));
-    }
-
-    #[test]
-    fn what_is_pulled_is_set_as_for_a_run() {
-        let mut cli = Cli::command();
-        let pull = cli.find_subcommand_mut("image").unwrap().find_subcommand_mut("pull").unwrap();
-        let help = pull.render_long_help().to_string();
-        let flags = pull.get_arguments().filter_map(|a| a.get_long().map(str::to_owned));
-        for flag in flags.filter(|flag| flag != "help") {
-            let field = FIELDS.iter().find(|field| field.key == flag).expect(&flag);
-            assert!(help.contains(field.env), "{}", field.env);
-            let given = format!("--{flag}=x");
-            let cli = Cli::try_parse_from(["berth", "image", "pull", "url", &given]).unwrap();
-            let Command::Image(image) = cli.command else { panic!("{flag}") };
-            let image::ImageCommand::Pull(pull) = image.command else { panic!("{flag}") };
-            let settings = pull.settings();
-            assert_eq!(field.of(&settings).as_deref(), Some("x"), "{flag}");
-            assert_eq!(settings.image.as_deref(), Some("url"));
-        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! `berth image pull`: a base is fetched into the image directory, and that is all.
 
 use crate::args;
-use crate::args::image::PullArgs;
+use crate::args::pull::PullArgs;
 use crate::config::{self, ConfigError, Layers};
 use crate::exit;
 use crate::failure::Failure;

@@ -2,7 +2,7 @@
 
 use clap::{Args, Subcommand, ValueEnum};
 
-use super::Settings;
+use super::pull::PullArgs;
 
 /// `berth image`.
 #[derive(Debug, Args)]
@@ -16,7 +16,7 @@ pub struct ImageArgs {
 /// The subcommands of `berth image`.
 #[derive(Debug, Subcommand)]
 pub enum ImageCommand {
-    /// Fetch an image into the image directory, as `berth run URL` does before it boots it
+    /// Fetch an image into the image directory, as berth run URL does before it boots it
     Pull(Box<PullArgs>),
     /// Show an image, the files it is based on, whose it is, and who uses it
     #[command(after_help = "\
@@ -102,61 +102,4 @@ pub struct ResizeArgs {
     /// The new size, such as 20G, or with a plus what to add, such as +5G
     #[arg(value_name = "SIZE")]
     pub size: String,
-}
-
-/// `berth image pull`. The environment counts as for `berth run`.
-#[derive(Debug, Args)]
-pub struct PullArgs {
-    /// The http or https URL of a qcow2 or raw image; a raw one may be compressed by gzip, xz or
-    /// zstd [env: IMG_SOURCE]
-    #[arg(value_name = "URL")]
-    pub url: Option<String>,
-    /// Name of the base in the image directory [env: IMG_TARGET] [default: the last part of the
-    /// URL]
-    #[arg(long, value_name = "NAME")]
-    pub image_name: Option<String>,
-    /// Refuse any other content: sha256:HEX, sha512:HEX, or the URL of a list such as SHA256SUMS
-    /// [env: IMG_SHA256]
-    #[arg(long, value_name = "DIGEST")]
-    pub image_sha256: Option<String>,
-    /// Format of the image: qcow2 or raw [env: IMG_FORMAT] [default: by its header]
-    #[arg(long, value_name = "FORMAT")]
-    pub image_format: Option<String>,
-    /// Also trust the certificate authorities in this PEM file [env: IMG_CA]
-    #[arg(long, value_name = "FILE")]
-    pub image_ca: Option<String>,
-    /// How long a server may send nothing [env: IMG_TIMEOUT] [default: 60]
-    #[arg(long, value_name = "TIME")]
-    pub image_timeout: Option<String>,
-    /// Tries without progress until fetching is given up [env: IMG_TRIES] [default: 10]
-    #[arg(long, value_name = "N")]
-    pub image_tries: Option<String>,
-    /// Where the image goes [env: IMG_DIR] [default: as for berth run]
-    #[arg(long, value_name = "DIR")]
-    pub image_dir: Option<String>,
-    /// Form of the log: text or json [env: BERTH_LOG_FORMAT] [default: text]
-    #[arg(long, value_name = "FORM")]
-    pub log_format: Option<String>,
-    /// error, warn, info, debug or trace [env: BERTH_LOG_LEVEL] [default: info]
-    #[arg(long, value_name = "LEVEL")]
-    pub log_level: Option<String>,
-}
-
-impl PullArgs {
-    /// The same as settings.
-    pub fn settings(&self) -> Settings {
-        Settings {
-            image: self.url.clone(),
-            image_name: self.image_name.clone(),
-            image_sha256: self.image_sha256.clone(),
-            image_format: self.image_format.clone(),
-            image_ca: self.image_ca.clone(),
-            image_timeout: self.image_timeout.clone(),
-            image_tries: self.image_tries.clone(),
-            image_dir: self.image_dir.clone(),
-            log_format: self.log_format.clone(),
-            log_level: self.log_level.clone(),
-            ..Settings::default()
-        }
-    }
 }

@@ -26,6 +26,7 @@ use crate::config::{self, ConfigError, Layers};
 use crate::exit;
 use crate::failure::sentence;
 use crate::host::Host;
+use crate::pull;
 
 /// Why a command could not do its work.
 #[derive(Debug, thiserror::Error)]
@@ -78,7 +79,8 @@ enum CommandError {
 /// Does what was asked; answers the exit status.
 pub fn run(args: &ImageArgs) -> u8 {
     let done = match &args.command {
-        ImageCommand::Pull(args) => return crate::pull::pull(args),
+        // It has a log, and hears signals.
+        ImageCommand::Pull(args) => return pull::pull(args),
         ImageCommand::Info(which) => info::run(which),
         ImageCommand::Check(which) => check::check(which),
         ImageCommand::Repair(args) => check::repair(args),

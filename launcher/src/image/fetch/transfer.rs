@@ -61,6 +61,7 @@ pub fn download(
         progress.pause();
         retry.after(trouble)?;
     }
+    progress.pause();
     let path = attempt.partial.path().to_owned();
     attempt.partial.complete().map_err(failed(&path, "written"))?;
     log::info!("fetched {url}: {}", mib(partial.len()));
