@@ -2,8 +2,8 @@
 //!
 //! A whole cluster becomes a zero cluster in version 3. Version 2 has none: there it is
 //! unallocated if that reads as zeroes, else a discard does nothing and a zero writes data. Of a
-//! cluster covered in part, a discard leaves everything and a zero writes zeroes. The space comes
-//! back with the next flush (`cache.rs`, rule 5).
+//! cluster covered in part, a discard leaves everything and a zero writes zeroes, unless the rest of
+//! it is zeroes as well. The space comes back with the next flush (`cache.rs`, rule 5).
 
 use super::super::{BlockBackend, BlockError};
 use super::Qcow2;
@@ -21,6 +21,8 @@ pub(super) enum Trim {
     Discard,
     /// The contents must be zeroes.
     Zero,
+    /// What has no cluster of its own must be zeroes; the rest stays.
+    ZeroUnallocated,
 }
 
 impl Qcow2 {
@@ -45,9 +47,36 @@ impl Qcow2 {
         self.zero_part(tail.min(end), end.saturating_sub(tail), trim)
     }
 
-    fn zero_part(&self, offset: u64, len: u64, trim: Trim) -> Result<(), BlockError> {
-        if trim == Trim::Discard || self.reads_zero(offset, len)? {
+    fn zero_part(&self, mut offset: u64, mut len: u64, trim: Trim) -> Result<(), BlockError> {
+        let g = &self.image.geometry;
+        while trim != Trim::Discard && len > 0 {
+            let step = (g.cluster() - g.within(offset)).min(len);
+            self.zero_in_cluster(offset, step)?;
+            offset += step;
+            len -= step;
+        }
+        Ok(())
+    }
+
+    /// Zeroes a range within one cluster.
+    fn zero_in_cluster(&self, offset: u64, len: u64) -> Result<(), BlockError> {
+        if self.reads_zero(offset, len)? {
             return Ok(());
+        }
+        let g = &self.image.geometry;
+        let (start, end) = (offset - g.within(offset), offset + len);
+        let rest = (start + g.cluster()).min(self.info().capacity).saturating_sub(end);
+        let whole = self.image.geometry.version >= 3
+            && self.reads_zero(start, offset - start)?
+            && self.reads_zero(end, rest)?;
+        if whole {
+            // Only what lies below was looked at, and that never changes. Whoever has written to
+            // the cluster since keeps what was written.
+            let run = Run { start: start >> g.cluster_bits, count: 1 };
+            self.trim_some(run, Trim::ZeroUnallocated)?;
+            if self.reads_zero(offset, len)? {
+                return Ok(());
+            }
         }
         self.write_zeroes(offset, len)
     }
@@ -119,12 +148,12 @@ impl Qcow2 {
     fn must_cover(&self, mapping: Mapping, cluster: u64, trim: Trim) -> bool {
         match mapping {
             Mapping::Data { .. } | Mapping::Compressed { .. } | Mapping::Zero { host: Some(_) } => {
-                true
+                trim != Trim::ZeroUnallocated
             }
             Mapping::Zero { host: None } => false,
             Mapping::Unallocated => {
                 let below = self.backing.as_ref().map_or(0, |b| b.info().capacity);
-                trim == Trim::Zero && cluster << self.image.geometry.cluster_bits < below
+                trim != Trim::Discard && cluster << self.image.geometry.cluster_bits < below
             }
         }
     }
