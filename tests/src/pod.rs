@@ -122,10 +122,9 @@ impl Pod {
             "link add client0 mtu {outside} type veth peer name eth0 mtu {outside} netns {client}
              link add pod0 address ee:ee:ee:ee:ee:ee mtu {mtu} type veth peer name eth0 mtu {mtu} netns {pod}"
         ));
-        // The gateways' link-local addresses are ours to choose; a pod has one of its own making.
-        for (namespace, link) in [(&self.client, "eth0"), (&self.router, "client0")] {
-            namespace.ip(&format!("link set {link} addrgenmode none\nlink set {link} up"));
-        }
+        // With link-local addresses: without one a router looks for no neighbours.
+        self.client.ip("link set eth0 up");
+        self.router.ip("link set client0 up");
         self.pod.ip("link set eth0 up");
         for family in ["ipv4", "ipv6"] {
             self.router.sysctl(&format!("net/{family}/conf/all/forwarding"), "1");

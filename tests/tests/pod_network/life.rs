@@ -43,16 +43,16 @@ pub fn stop(machine: VirtualMachine) {
 #[test]
 #[ignore = "needs KVM: tests/run e2e"]
 fn a_killed_run_is_replaced_and_an_ended_one_leaves_nothing() {
-    for (mode, shape, publish) in [
-        ("pod", Shape::Calico, None),
-        ("direct", Shape::Bridge, None),
-        ("nat", Shape::Bridge, Some("2222:22")),
+    // Filters name it; in direct mode it is the pod's.
+    let mac = ("--mac", "52:54:00:be:79:02");
+    for (mode, shape, flags) in [
+        ("pod", Shape::Calico, vec![mac]),
+        ("direct", Shape::Bridge, vec![]),
+        ("nat", Shape::Bridge, vec![mac, ("--publish", "2222:22")]),
     ] {
         let pod = Pod::new(shape, Families::Dual, 1500);
         let namespace = &pod.pod;
-        // Filters name it.
-        let mut flags = vec![("--net", mode), ("--mac", "52:54:00:be:79:02")];
-        flags.extend(publish.map(|ports| ("--publish", ports)));
+        let flags = [flags, vec![("--net", mode)]].concat();
         let before = namespace.state();
 
         let (_directory, machine) = start(namespace, &flags);

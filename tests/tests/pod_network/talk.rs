@@ -105,8 +105,9 @@ fn sctp(to: &Inhabited, address: IpAddr) {
 }
 
 /// The path becomes narrower beyond the node: it says so to whoever sends, which is the guest.
+/// (Forwarding heeds the MTU of an IPv6 route only if that is locked.)
 fn narrow_path(to: &Inhabited, address: IpAddr, client: IpAddr) {
-    let route = format!("{client} dev client0 mtu 1400");
+    let route = format!("{client} dev client0 mtu lock 1400");
     to.pod.router.ip(&format!("route add {route}"));
     let whole = to.pod.client.tcp_echo(address, 7, MUCH);
     assert!(whole.unwrap_or_else(|e| complain(to, "a narrow path", address, &e)));
