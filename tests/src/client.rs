@@ -10,6 +10,8 @@ use std::net::{
 use std::thread;
 use std::time::Duration;
 
+use nix::errno::Errno;
+
 use crate::Namespace;
 
 /// How long an answer may take on an emulated machine.
@@ -80,10 +82,10 @@ impl Namespace {
         let mut back = vec![0; 1 << 16];
         let mut answer = Err(io::ErrorKind::TimedOut.into());
         for _ in 0..TRIES {
-            // Too big for what is known of the path by now: the next try has fragments.
+            // It may be too big for the path, of which the next try knows.
             drop(socket.send(&sent));
             answer = socket.recv(&mut back);
-            if !answer.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock) {
+            if !answer.as_ref().is_err_and(is_lost) {
                 break;
             }
         }
@@ -143,6 +145,12 @@ impl Namespace {
         stream.set_read_timeout(Some(PATIENCE))?;
         Ok(stream)
     }
+}
+
+/// Whether a datagram, or its answer, may arrive at the next try.
+fn is_lost(error: &io::Error) -> bool {
+    let too_big = Errno::EMSGSIZE as i32;
+    error.kind() == io::ErrorKind::WouldBlock || error.raw_os_error() == Some(too_big)
 }
 
 fn unspecified(like: IpAddr) -> IpAddr {

@@ -49,16 +49,19 @@ serve() { socat "$1,fork" "$2" >>/tmp/served 2>&1 & }
 for p in 22 80 40000 5900; do
     serve TCP6-LISTEN:$p,ipv6only=0,reuseaddr,backlog=128 'SYSTEM:echo $SOCAT_PEERADDR'
 done
-serve TCP6-LISTEN:7,ipv6only=0,reuseaddr,backlog=128 PIPE
+# Not PIPE: whoever fills a pipe and empties it can wait for itself.
+serve TCP6-LISTEN:7,ipv6only=0,reuseaddr,backlog=128 EXEC:cat,nofork
 serve UDP6-RECVFROM:7,ipv6only=0 PIPE
 serve UDP6-RECVFROM:80,ipv6only=0 'SYSTEM:echo $SOCAT_PEERADDR'
 [ "$v4" ] && serve SCTP4-LISTEN:7,reuseaddr PIPE
 [ "$v6" ] && serve SCTP6-LISTEN:8,reuseaddr PIPE
 n=0
-until netstat -ltn | grep -q ':5900 ' && netstat -lun | grep -q ':80 ' && netstat -ltn | grep -q ':7 '; do
-    n=$((n + 1))
-    [ $n -gt 600 ] && { cat /tmp/served; exit 7; }
-    sleep 0.1
+for what in tcp.*:22 tcp.*:80 tcp.*:40000 tcp.*:5900 tcp.*:7 udp.*:7 udp.*:80; do
+    until netstat -ltun | grep -q "^$what "; do
+        n=$((n + 1))
+        [ $n -gt 600 ] && { echo "no $what"; cat /tmp/served; exit 7; }
+        sleep 0.1
+    done
 done
 echo "@@ ready $nic"
 read go </dev/ttyS0

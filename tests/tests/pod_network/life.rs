@@ -29,7 +29,10 @@ fn made(namespace: &Namespace) -> String {
     let mut links = namespace.links();
     links.sort();
     let filters: String = links.iter().map(|link| namespace.filters(link)).collect();
-    format!("{links:?}\n{}\n{filters}", namespace.run("nft -s list ruleset"))
+    // The kernel counts actions up.
+    let filters: Vec<&str> = filters.lines().filter(|line| !line.contains(" index ")).collect();
+    let rules = namespace.run("nft -s list ruleset");
+    format!("{links:?}\n{rules}\n{}", filters.join("\n"))
 }
 
 /// Asks it to end; nobody in there does, so it is stopped.
