@@ -30,7 +30,8 @@ fn made(namespace: &Namespace) -> String {
     links.sort();
     let filters: String = links.iter().map(|link| namespace.filters(link)).collect();
     // The kernel counts actions up.
-    let filters: Vec<&str> = filters.lines().filter(|line| !line.contains(" index ")).collect();
+    let counted = |line: &&str| line.split_whitespace().any(|word| word == "index");
+    let filters: Vec<&str> = filters.lines().filter(|line| !counted(line)).collect();
     let rules = namespace.run("nft -s list ruleset");
     format!("{links:?}\n{rules}\n{}", filters.join("\n"))
 }
