@@ -7,6 +7,7 @@
 //! - [`pci`]: configuration space, BARs, MSI-X, and the host bridge that leads to them;
 //! - [`virtio`]: queues and the PCI transport, then one file per device;
 //! - [`block`], [`net`], [`serial`]: what the virtio devices and the UART hand their data to;
+//! - [`display`], [`input`]: what somebody who watches sees and does;
 //! - [`platform`]: the board's own registers.
 //!
 //! A guest's value is an allegation until it is checked: no panic, unbounded allocation or
@@ -15,7 +16,9 @@
 
 pub mod block;
 pub mod bus;
+pub mod display;
 pub mod event;
+pub mod input;
 pub mod irq;
 pub mod mem;
 pub mod net;
