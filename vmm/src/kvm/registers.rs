@@ -70,8 +70,8 @@ impl PowerOn {
             regs: vcpu.get_regs().during("reading registers")?,
             sregs: vcpu.get_sregs().during("reading special registers")?,
             fpu: vcpu.get_fpu().during("reading the FPU")?,
-            // Absent where the CPU has no XSAVE.
-            xcrs: vcpu.get_xcrs().ok(),
+            // Where the CPU has no XSAVE there are none: KVM says so, and takes none back.
+            xcrs: vcpu.get_xcrs().ok().filter(|xcrs| xcrs.nr_xcrs > 0),
             debug: vcpu.get_debug_regs().during("reading debug registers")?,
             lapic: vcpu.get_lapic().during("reading the local APIC")?,
             msrs: readable_msrs(kvm, vcpu)?,
