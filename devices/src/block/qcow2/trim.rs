@@ -105,7 +105,7 @@ impl Qcow2 {
         let step = Run { start: run.start, count: run.count.min(in_table).min(MAX_STEP) };
         let mut meta = self.lock();
         loop {
-            meta.check_sound()?;
+            meta.check_sound(&self.image)?;
             if meta.inflight.is_claimed(step) {
                 meta = self.wait_unclaimed(meta);
                 continue;
