@@ -6,6 +6,7 @@
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::path::Path;
+use std::time::Instant;
 
 use devices::block::qcow2::{self, CreateOptions, Repair};
 use devices::block::{self, Claim, Fault, ImageFormat, OpenError, OpenOptions as HowToOpen};
@@ -19,7 +20,7 @@ use crate::config::{Disk, Format, RootImage};
 use crate::units;
 
 /// Serial number of the root disk, by which a guest can find it.
-const ROOT_SERIAL: &str = "root";
+pub const ROOT_SERIAL: &str = "root";
 /// qcow2: a backing file's name has at most 1023 bytes.
 const MAX_BACKING_NAME: usize = 1023;
 
@@ -74,14 +75,16 @@ pub fn open_root(
         serial: ROOT_SERIAL.to_owned(),
         queues: image.queues,
         engine: image.engine,
+        name,
+        limits: image.limits,
     })
 }
 
-/// Opens a further disk, the `number`th, or a device that is the root disk.
+/// Opens a further disk, or a device that is the root disk.
 ///
 /// # Errors
 /// See [`ImageError`].
-pub fn open_disk(disk: &Disk, number: usize) -> Result<DiskConfig, ImageError> {
+pub fn open_disk(disk: &Disk) -> Result<DiskConfig, ImageError> {
     let file = open_file(&disk.path, disk.read_only)?;
     if disk.format == Format::Qcow2 && !disk.read_only {
         mend(&file, &disk.path)?;
@@ -93,9 +96,11 @@ pub fn open_disk(disk: &Disk, number: usize) -> Result<DiskConfig, ImageError> {
     let opened = block::open(file, &name, disk.format.into(), &how, &resolver)?;
     Ok(DiskConfig {
         backend: opened.disk,
-        serial: disk.serial.clone().unwrap_or_else(|| format!("disk{number}")),
+        serial: disk.serial.clone().unwrap_or_default(),
         queues: disk.queues,
         engine: disk.engine,
+        name,
+        limits: disk.limits(),
     })
 }
 
@@ -180,6 +185,7 @@ fn make(
         .ok_or_else(|| ImageError::Name(base.path.clone()))?;
     let options = CreateOptions::new(size).over(name, format);
     let mut fault = None;
+    let begun = Instant::now();
     let written = write_atomically(path, |file| {
         qcow2::create(file, &options).map_err(|error| {
             fault = Some(error);
@@ -192,7 +198,8 @@ fn make(
         (None, Ok(())) => store.created.add(path),
     }
     let (size, base) = (units::show(size), base.named.display());
-    log::info!("made the disk {}, {size}, on the base {base}", path.display());
+    let (path, ms) = (path.display(), begun.elapsed().as_secs_f64() * 1000.0);
+    log::info!("made the disk {path}, {size}, on the base {base}, in {ms:.1} ms");
     Ok(())
 }
 

@@ -31,6 +31,7 @@ impl Place {
             size: None,
             queues: 0,
             engine: DiskEngine::Auto,
+            limits: Default::default(),
         };
         Self { dir, image }
     }
@@ -326,19 +327,19 @@ fn an_overlay_without_a_base_is_not_taken_for_one() {
 fn further_disks() {
     let place = Place::new();
     let mut disk = Disk::new(place.path("base"), Format::Raw);
-    let opened = open_disk(&disk, 3).unwrap();
-    assert_eq!(opened.serial, "disk3");
+    let opened = open_disk(&disk).unwrap();
+    assert_eq!((opened.serial.as_str(), &opened.name), ("", &disk.path.display().to_string()));
     write(&opened, 9, 0);
-    assert!(open_disk(&disk, 3).is_err(), "one writer");
+    assert!(open_disk(&disk).is_err(), "one writer");
     drop(opened);
     disk.read_only = true;
     disk.serial = Some("data".into());
-    let opened = open_disk(&disk, 3).unwrap();
+    let opened = open_disk(&disk).unwrap();
     assert_eq!(opened.serial, "data");
     assert!(opened.backend.info().read_only);
     assert_eq!(read(&opened, 0), [9; 512]);
     let none = Disk::new(place.path("none"), Format::Raw);
-    assert!(open_disk(&none, 1).is_err_and(|e| e.to_string().contains("none cannot be opened")));
+    assert!(open_disk(&none).is_err_and(|e| e.to_string().contains("none cannot be opened")));
 }
 
 #[test]
