@@ -151,9 +151,11 @@ impl Qcow2 {
                 trim != Trim::ZeroUnallocated
             }
             Mapping::Zero { host: None } => false,
+            // A discard covers what the base has, too. That may cost a table now, and saves clusters
+            // later: zeroes that are written to a part of such a cluster need none.
             Mapping::Unallocated => {
                 let below = self.backing.as_ref().map_or(0, |b| b.info().capacity);
-                trim != Trim::Discard && cluster << self.image.geometry.cluster_bits < below
+                cluster << self.image.geometry.cluster_bits < below
             }
         }
     }

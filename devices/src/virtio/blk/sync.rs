@@ -139,18 +139,18 @@ impl<'m> Line<'_, 'm> {
             {
                 self.waits.turn = Some(at);
                 self.kept.push_front(kept);
-                return;
+                break;
             }
             kept.passed = true;
             let Some((status, written)) = self.attempt(&mut kept) else {
                 self.kept.push_front(kept);
                 return;
             };
-            self.waits.stall.end();
             kept.request.finish(status);
             let written = u32::try_from(written).unwrap_or(u32::MAX).saturating_add(1);
             self.done.push((kept.chain, written));
         }
+        self.waits.stall.end();
     }
 
     /// Does one request: its status, and how many bytes of data it has written to guest memory.
