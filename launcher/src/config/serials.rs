@@ -27,7 +27,7 @@ pub(super) fn assign(disks: &mut [Disk], volumes: &Path) -> Result<(), ConfigErr
     let mut given: Vec<&str> = disks.iter().filter_map(|disk| disk.serial.as_deref()).collect();
     given.extend(TAKEN);
     given.sort_unstable();
-    if let Some([twice, _]) = given.array_windows().find(|[a, b]| a == b) {
+    if let Some([twice, ..]) = given.windows(2).find(|pair| pair.first() == pair.last()) {
         return Err(ConfigError::Together(format!(
             "two disks would have the serial number {twice}; give one another with ,serial="
         )));
