@@ -3,7 +3,7 @@
 //! The crate is built in layers; each knows only those above it in this list:
 //!
 //! - [`mem`], [`irq`], [`bus`]: guest memory, interrupts out, register accesses in;
-//! - [`event`], [`worker`]: what a device's threads wait on, and how they start and end;
+//! - [`event`], [`timer`], [`worker`]: what a device's threads wait on, and how they start and end;
 //! - [`pci`]: configuration space, BARs, MSI-X, and the host bridge that leads to them;
 //! - [`virtio`]: queues and the PCI transport, then one file per device;
 //! - [`block`], [`net`], [`serial`]: what the virtio devices and the UART hand their data to;
@@ -25,5 +25,6 @@ pub mod net;
 pub mod pci;
 pub mod platform;
 pub mod serial;
+pub mod timer;
 pub mod virtio;
 pub mod worker;

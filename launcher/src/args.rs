@@ -113,10 +113,18 @@ pub struct Settings {
     /// [default: auto]
     #[arg(long, value_name = "ENGINE", help_heading = DISKS)]
     pub disk_engine: Option<String>,
+    /// Requests per second that each disk may do, with a second's worth at once; 0: no limit.
+    /// For the root disk and every further disk by itself [env: DISK_IOPS] [default: 0]
+    #[arg(long, value_name = "N", help_heading = DISKS)]
+    pub disk_iops: Option<String>,
+    /// Bytes per second that each disk may read and write, such as 50M, likewise [env: DISK_BPS]
+    /// [default: 0]
+    #[arg(long, value_name = "SIZE", help_heading = DISKS)]
+    pub disk_bps: Option<String>,
     /// A further disk:
-    /// PATH[,format=raw|qcow2][,ro][,serial=S][,queues=N][,engine=auto|io_uring|sync]; repeatable.
-    /// Without format: qcow2 if the name ends in .qcow2, else raw [env: BERTH_DISK, separated by
-    /// semicolons]
+    /// PATH[,format=raw|qcow2][,ro][,serial=S][,queues=N][,engine=auto|io_uring|sync][,iops=N][,bps=SIZE];
+    /// repeatable. Without format: qcow2 if the name ends in .qcow2, else raw. Without serial: by
+    /// its file's name [env: BERTH_DISK, separated by semicolons]
     #[arg(long, value_name = "DISK", help_heading = DISKS)]
     pub disk: Vec<String>,
 
@@ -262,6 +270,8 @@ fields! {
     DISK_SIZE, disk_size, "disk-size", "IMG_SIZE";
     DISK_QUEUES, disk_queues, "disk-queues", "BERTH_DISK_QUEUES";
     DISK_ENGINE, disk_engine, "disk-engine", "BERTH_DISK_ENGINE";
+    DISK_IOPS, disk_iops, "disk-iops", "DISK_IOPS";
+    DISK_BPS, disk_bps, "disk-bps", "DISK_BPS";
     CPUS, cpus, "cpus", "IMG_VCPU";
     MEMORY, memory, "memory", "IMG_RAM_MB";
     NAME, name, "name", "HOSTNAME";

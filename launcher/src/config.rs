@@ -3,30 +3,34 @@
 //! Nothing is created or changed here: files are looked at, and a mistake ends the run with one
 //! sentence that names the setting as the user wrote it, its value, and the fix.
 
+mod disk;
 mod disks;
 mod layers;
 mod network;
+mod serials;
 mod source;
 mod value;
+mod volumes;
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use vmm::config::{DiskEngine, MAX_CPUS};
+use vmm::config::{DiskEngine, DiskLimits, MAX_CPUS};
 
 use crate::args::{self, Field};
 use crate::host::Host;
 use crate::image::fetch::Wanted;
 use crate::logging::LogForm;
 use crate::units;
+pub use disk::Disk;
 pub use disks::MAX_DISK_SIZE;
 pub use layers::{Given, Layers, Origin, read_file};
 pub use network::{Net, Publish, Subnet};
 pub use source::wanted;
 pub use value::{
-    Digest, Disk, Format, digest as parse_digest, format as parse_format, mac as parse_mac,
+    Digest, Format, digest as parse_digest, format as parse_format, mac as parse_mac,
     machine_name as parse_machine_name, show_mac,
 };
 
@@ -156,6 +160,8 @@ pub struct RootImage {
     pub queues: u16,
     /// What moves its data.
     pub engine: DiskEngine,
+    /// What it may do in a second.
+    pub limits: DiskLimits,
 }
 
 /// Where the kernel comes from.
@@ -248,7 +254,7 @@ pub fn plan(layers: &Layers, host: &Host) -> Result<Plan, ConfigError> {
         name,
         cpus,
         memory_bytes: memory(layers, host)?,
-        disks: disks::further(layers, host)?,
+        disks: disks::further(layers, host, &mut warnings)?,
         root,
         fetch,
         image_dir,

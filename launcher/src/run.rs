@@ -14,7 +14,9 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::Builder;
 use std::time::{Duration, Instant};
 
-use vmm::config::{BootConfig, DiskConfig, DiskEngine, Identity as BoardIdentity, MachineConfig};
+use vmm::config::{
+    BootConfig, DiskConfig, DiskEngine, DiskLimits, Identity as BoardIdentity, MachineConfig,
+};
 
 use crate::args::{self, RunArgs};
 use crate::config::{self, Boot, ConfigError, ConsoleMode, Layers, Plan, Root, show_mac};
@@ -208,19 +210,21 @@ impl Place {
                 disks.push(root);
             }
             (Root::Device(disk), Some(store)) => {
-                disks.push(overlay::open_disk(disk, 0).map_err(error)?);
+                disks.push(overlay::open_disk(disk).map_err(error)?);
                 store.keep_identity(&self.identity).map_err(error)?;
             }
             _ => {}
         }
-        for (number, disk) in (1..).zip(&plan.disks) {
-            disks.push(overlay::open_disk(disk, number).map_err(error)?);
+        for disk in &plan.disks {
+            disks.push(overlay::open_disk(disk).map_err(error)?);
         }
         disks.push(DiskConfig {
             backend: Arc::new(MemoryDisk::new(drive)),
             serial: DRIVE_SERIAL.to_owned(),
             queues: 1,
             engine: DiskEngine::Sync,
+            name: "the config drive".to_owned(),
+            limits: DiskLimits::default(),
         });
         // The directory's lock ends here; the overlay has its own.
         let created = self.store.map(|mut store| std::mem::take(&mut store.created));

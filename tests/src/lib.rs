@@ -24,6 +24,7 @@ mod small_guest;
 mod tap;
 mod transcript;
 mod virtual_machine;
+mod volume;
 
 pub use berth::{Berth, Outcome};
 pub use cloud_image::CloudImage;
@@ -35,3 +36,4 @@ pub use small_guest::{Kernel, SmallGuest};
 pub use tap::{Queues, Tap};
 pub use transcript::Transcript;
 pub use virtual_machine::{Report, VirtualMachine};
+pub use volume::{LoopDevice, Volume};

@@ -61,10 +61,16 @@ pub struct DiskConfig {
     pub queues: u16,
     /// Which engine moves the data.
     pub engine: DiskEngine,
+    /// How it is called in logs and in the machine's status: its file, for most.
+    pub name: String,
+    /// How much the guest may ask of it.
+    pub limits: DiskLimits,
 }
 
 /// How data is moved between guest memory and files.
 pub use devices::virtio::blk::Engine as DiskEngine;
+/// What a disk may do in a second.
+pub use devices::virtio::blk::Limits as DiskLimits;
 
 /// A virtio-net device.
 pub struct NicConfig {

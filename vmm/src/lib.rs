@@ -17,7 +17,8 @@ pub mod machine;
 pub mod memory;
 pub mod smbios;
 
-pub use machine::handle::MachineHandle;
+pub use machine::handle::{DiskStatus, MachineHandle, MachineStatus};
 pub use machine::lifecycle::ExitReason;
 pub use machine::mailbox::Refused;
+pub use machine::pause::Pause;
 pub use machine::{Machine, StartError};

@@ -11,7 +11,9 @@ use std::io::{self, ErrorKind};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, FileTypeExt};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use nix::sys::statvfs::fstatvfs;
 use vm_memory::VolatileSlice;
 
 use super::BlockError;
@@ -51,6 +53,8 @@ fn lacks(error: &io::Error) -> bool {
 pub(super) struct ImageFile {
     file: Arc<File>,
     device: bool,
+    /// A sync has failed; see [`sync`](Self::sync).
+    unsynced: AtomicBool,
     #[cfg(test)]
     recorder: Option<Arc<super::recorder::Recorder>>,
 }
@@ -80,6 +84,7 @@ impl ImageFile {
         Ok(Self {
             file: Arc::new(file),
             device: kind.is_block_device(),
+            unsynced: AtomicBool::new(false),
             #[cfg(test)]
             recorder: None,
         })
@@ -186,14 +191,45 @@ impl ImageFile {
         self.file.set_len(len).map_err(block_error)
     }
 
-    /// Makes everything written so far durable (`fdatasync`).
+    /// Makes everything written so far durable (`fdatasync`). Once that has failed it is never
+    /// tried again: the kernel may have dropped what it could not write, a full host included, and
+    /// the next call would then say that all is well.
     pub(super) fn sync(&self) -> Result<(), BlockError> {
-        self.file.sync_data().map_err(block_error)?;
+        if self.has_failed_to_sync() {
+            return Err(BlockError::Io(io::Error::other("what was written before may be lost")));
+        }
         #[cfg(test)]
         if let Some(recorder) = &self.recorder {
-            recorder.sync();
+            recorder.sync().inspect_err(|error| self.sync_failed(error))?;
         }
-        Ok(())
+        self.file.sync_data().map_err(|error| {
+            self.sync_failed(&error);
+            BlockError::Io(error)
+        })
+    }
+
+    /// Whether a sync has failed.
+    pub(super) fn has_failed_to_sync(&self) -> bool {
+        self.unsynced.load(Ordering::Acquire)
+    }
+
+    /// Notes that a sync has failed.
+    pub(super) fn sync_failed(&self, error: &io::Error) {
+        if !self.unsynced.swap(true, Ordering::AcqRel) {
+            log::error!(
+                "a disk image could not be made durable: {error}; every flush of it fails from now \
+                 on, until it is opened anew"
+            );
+        }
+    }
+
+    /// Bytes that its filesystem has left for this user; `None` for devices.
+    pub(super) fn free_bytes(&self) -> Option<u64> {
+        if self.device {
+            return None;
+        }
+        let filesystem = fstatvfs(&*self.file).ok()?;
+        filesystem.blocks_available().checked_mul(filesystem.fragment_size())
     }
 
     /// Gives the range's space back; it reads as zeroes or as before. Returns whether that worked:

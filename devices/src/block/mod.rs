@@ -35,6 +35,7 @@ use vm_memory::VolatileSlice;
 
 pub mod inline;
 pub mod ring;
+pub mod shortage;
 
 /// Length in bytes of a file or block device that holds an image.
 ///
@@ -175,7 +176,8 @@ pub trait BlockBackend: Send + Sync {
     /// Makes everything durable that was written before this call.
     ///
     /// # Errors
-    /// [`BlockError::Io`] or [`BlockError::NoSpace`]; nothing may be taken as durable then.
+    /// [`BlockError::NoSpace`]: nothing is durable yet, nothing is lost, and the next flush may
+    /// succeed. [`BlockError::Io`]: nothing may be taken as durable, and no later flush succeeds.
     fn flush(&self) -> Result<(), BlockError>;
 
     /// Declares the range unused. It reads as zeroes or as before.
@@ -198,4 +200,15 @@ pub trait BlockBackend: Send + Sync {
 
     /// What a flush comes down to now; it covers what was completed before this call.
     fn plan_flush(&self) -> FlushPlan;
+
+    /// Tells of a [`FlushPlan::Sync`] that has failed. The kernel may have dropped what it could
+    /// not write, and reports that once: from then on every flush of this disk must fail, until it
+    /// is opened anew.
+    fn sync_failed(&self, _error: &std::io::Error) {}
+
+    /// Bytes that the host has left where this disk is stored; `None`: that cannot be told, or
+    /// means nothing.
+    fn free_bytes(&self) -> Option<u64> {
+        None
+    }
 }

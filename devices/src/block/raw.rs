@@ -165,9 +165,19 @@ impl BlockBackend for Raw {
     fn plan_flush(&self) -> FlushPlan {
         if self.info.read_only {
             FlushPlan::Done
+        } else if self.image.has_failed_to_sync() {
+            FlushPlan::Call
         } else {
             FlushPlan::Sync(self.image.file().clone())
         }
+    }
+
+    fn sync_failed(&self, error: &std::io::Error) {
+        self.image.sync_failed(error);
+    }
+
+    fn free_bytes(&self) -> Option<u64> {
+        self.image.free_bytes()
     }
 }
 

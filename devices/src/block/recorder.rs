@@ -25,6 +25,8 @@ pub(super) struct Recorder {
     changes: Mutex<Vec<Change>>,
     /// When set, writes fail as on a full disk after this many more bytes.
     room: Mutex<Option<u64>>,
+    /// What the next sync fails with.
+    broken: Mutex<Option<i32>>,
 }
 
 impl Recorder {
@@ -44,8 +46,17 @@ impl Recorder {
         self.changes.lock().unwrap().push(Change::Length(len));
     }
 
-    pub(super) fn sync(&self) {
+    pub(super) fn sync(&self) -> std::io::Result<()> {
+        if let Some(errno) = self.broken.lock().unwrap().take() {
+            return Err(std::io::Error::from_raw_os_error(errno));
+        }
         self.changes.lock().unwrap().push(Change::Sync);
+        Ok(())
+    }
+
+    /// Lets the next sync fail.
+    pub(super) fn fail_sync(&self, errno: i32) {
+        *self.broken.lock().unwrap() = Some(errno);
     }
 
     /// Lets writes fail with "no space" after `bytes` more; `None`: never.

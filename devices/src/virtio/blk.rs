@@ -9,23 +9,32 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::time::Instant;
 
 use super::service::{Service, stop_all};
 use super::throttle::Throttle;
 use super::{Activation, DeviceError, LiveQueue, VirtioDevice, read_config_bytes};
 use crate::block::BlockBackend;
 use crate::block::ring::Idle;
+use crate::block::shortage::Shortages;
 use crate::worker::Worker;
 use config::{F_FLUSH, QUEUE_SIZE};
-use request::{Disk, ID_LEN};
+use disk::{Disk, ID_LEN};
+use limit::Limiter;
 
-pub use request::Counters;
+pub use disk::Counters;
+pub use limit::Limits;
 
 pub mod config;
+mod disk;
+mod limit;
 mod request;
+mod segments;
 mod slot;
+mod stall;
 mod sync;
 mod uring;
+mod waits;
 
 #[cfg(test)]
 mod tests;
@@ -118,14 +127,36 @@ impl Blk {
         let mut padded = [0; ID_LEN];
         padded[..serial.len()].copy_from_slice(serial.as_bytes());
         let disk = Disk {
+            name: "a disk".into(),
             backend,
             serial: padded,
             read_only: info.read_only,
             write_through: false,
             inline: true,
             counters: Arc::default(),
+            limiter: None,
+            shortages: Arc::default(),
         };
         Ok(Blk { disk, queues, engine, may_call, workers: vec![], malformed: Arc::default() })
+    }
+
+    /// Gives it a name, for logs and reports.
+    pub fn named(mut self, name: Arc<str>) -> Blk {
+        self.disk.name = name;
+        self
+    }
+
+    /// Limits what its guest may ask for.
+    pub fn limited(mut self, limits: Limits) -> Blk {
+        self.disk.limiter = Limiter::new(limits, Instant::now()).map(Arc::new);
+        self
+    }
+
+    /// Says whom to tell when the host has no room. Requests then wait whoever is told; but a guest
+    /// that goes on meanwhile takes a disk that does not answer for broken.
+    pub fn with_shortages(mut self, shortages: Arc<Shortages>) -> Blk {
+        self.disk.shortages = shortages;
+        self
     }
 
     /// Lets the ring do everything, so that tests see it at work.

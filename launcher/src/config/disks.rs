@@ -1,22 +1,26 @@
 //! Which disks the machine has: the root disk, those that a container's volumes bring along, and
 //! those asked for. Files are looked at; nothing is opened for good.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
+use vmm::config::DiskLimits;
+use vmm::machine::resources::DISKS_MAX;
+
+use super::disk::{Disk, MAX_QUEUES, disk};
 use super::layers::{Given, Layers, Origin};
 use super::source::{self, source};
-use super::value::{self, Disk, Format};
-use super::{Boot, ConfigError, Root, RootImage, look, parse};
+use super::value::{self, Format};
+use super::{Boot, ConfigError, Root, RootImage, look, parse, serials, volumes};
 use crate::args;
 use crate::host::Host;
 use crate::image::fetch::Wanted;
+use crate::image::overlay::ROOT_SERIAL;
 use crate::units;
 
 /// qcow2 and raw files beyond this are a typing error, and far beyond what filesystems hold.
 pub const MAX_DISK_SIZE: u64 = 1 << 50;
-/// As many as a machine has PCI slots for, beside its other devices.
-const MAX_DISKS: usize = 24;
+/// As many as a machine has slots for, beside the root disk and the config drive.
+const MAX_DISKS: usize = DISKS_MAX - 2;
 
 /// The root disk: `/dev/vm/root` in a container that has one, else the image; and what has to be
 /// fetched for it.
@@ -27,11 +31,11 @@ pub(super) fn root(
     boot: &Boot,
     warnings: &mut Vec<String>,
 ) -> Result<(Root, Option<Wanted>), ConfigError> {
-    let queues =
-        parse(layers, args::DISK_QUEUES, |text| value::number(text, 1, value::MAX_QUEUES))?
-            .and_then(|queues| u16::try_from(queues).ok())
-            .unwrap_or(0);
+    let queues = parse(layers, args::DISK_QUEUES, |text| value::number(text, 1, MAX_QUEUES))?
+        .and_then(|queues| u16::try_from(queues).ok())
+        .unwrap_or(0);
     let engine = parse(layers, args::DISK_ENGINE, value::engine)?.unwrap_or_default();
+    let (iops, bytes_per_second) = limits(layers)?;
     let image = RootImage {
         base: PathBuf::new(),
         format: parse(layers, args::IMAGE_FORMAT, value::format)?,
@@ -39,6 +43,10 @@ pub(super) fn root(
         size: disk_size(layers)?,
         queues,
         engine,
+        limits: DiskLimits {
+            iops: iops.unwrap_or(0),
+            bytes_per_second: bytes_per_second.unwrap_or(0),
+        },
     };
     let device = host.root.join("dev/vm/root");
     if host.in_container && device.exists() {
@@ -51,8 +59,10 @@ pub(super) fn root(
                 device.display()
             ));
         }
-        let disk = Disk { queues, engine, ..Disk::new(device, Format::Raw) };
-        return Ok((Root::Device(disk), None));
+        let of_root = Disk::new(device, Format::Raw);
+        let serial = Some(ROOT_SERIAL.to_owned());
+        let of_root = Disk { queues, engine, serial, iops, bytes_per_second, ..of_root };
+        return Ok((Root::Device(of_root), None));
     }
     if let Some(source) = source(layers, host, image_dir, warnings)? {
         if let Some(wanted) = &source.wanted {
@@ -102,15 +112,28 @@ fn disk_size(layers: &Layers) -> Result<Option<u64>, ConfigError> {
     Ok(Some(size))
 }
 
+/// What each disk may do in a second, unless it says otherwise itself.
+fn limits(layers: &Layers) -> Result<(Option<u64>, Option<u64>), ConfigError> {
+    Ok((
+        parse(layers, args::DISK_IOPS, value::iops)?,
+        parse(layers, args::DISK_BPS, value::bytes_per_second)?,
+    ))
+}
+
 /// Further disks: `/volumes/**/*.img`, `/dev/vm/disk*`, then those asked for.
-pub(super) fn further(layers: &Layers, host: &Host) -> Result<Vec<Disk>, ConfigError> {
+pub(super) fn further(
+    layers: &Layers,
+    host: &Host,
+    warnings: &mut Vec<String>,
+) -> Result<Vec<Disk>, ConfigError> {
     let mut disks = Vec::new();
     if host.in_container {
-        let found = found_disks(&host.root);
-        disks.extend(found.into_iter().map(|path| Disk::new(path, Format::Raw)));
+        let found = volumes::find(&host.root, MAX_DISKS);
+        warnings.extend(found.warnings);
+        disks.extend(found.disks.into_iter().map(|path| found_disk(path, warnings)));
     }
     for given in layers.disks() {
-        let disk = value::disk(&given.value).map_err(|(problem, fix)| given.error(problem, fix))?;
+        let disk = disk(&given.value).map_err(|(problem, fix)| given.error(problem, fix))?;
         look(&disk.path, !disk.read_only).map_err(|reason| {
             let fix = "name a disk image that this user can read and write, or add ,ro";
             given.error(format_args!("cannot be opened: {reason}"), fix)
@@ -123,39 +146,27 @@ pub(super) fn further(layers: &Layers, host: &Host) -> Result<Vec<Disk>, ConfigE
             disks.len()
         )));
     }
+    let (iops, bytes_per_second) = limits(layers)?;
+    for disk in &mut disks {
+        disk.iops = disk.iops.or(iops);
+        disk.bytes_per_second = disk.bytes_per_second.or(bytes_per_second);
+    }
+    serials::assign(&mut disks, &host.root.join("volumes"))?;
     Ok(disks)
 }
 
-/// The disks a container's volumes bring along, sorted.
-fn found_disks(root: &Path) -> Vec<PathBuf> {
-    let mut images = Vec::new();
-    collect_images(&root.join("volumes"), 8, &mut images);
-    images.sort();
-    let mut devices = list(&root.join("dev/vm"));
-    devices.retain(|path| {
-        path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"disk"))
-    });
-    devices.sort();
-    images.extend(devices);
-    images
-}
-
-fn list(dir: &Path) -> Vec<PathBuf> {
-    let Ok(entries) = fs::read_dir(dir) else { return Vec::new() };
-    // A directory of another kind of volume may be huge.
-    entries.take(4096).flatten().map(|entry| entry.path()).collect()
-}
-
-fn collect_images(dir: &Path, depth: u32, into: &mut Vec<PathBuf>) {
-    for path in list(dir) {
-        if into.len() > MAX_DISKS {
-            return;
+/// A disk that nobody has described: raw, and written where that is possible.
+fn found_disk(path: PathBuf, warnings: &mut Vec<String>) -> Disk {
+    let read_only = match (look(&path, true), look(&path, false)) {
+        (Err(reason), Ok(())) => {
+            warnings.push(format!(
+                "{} is a read-only disk, since it cannot be written: {reason}",
+                path.display()
+            ));
+            true
         }
-        let Ok(meta) = path.symlink_metadata() else { continue };
-        if meta.is_dir() && depth > 0 {
-            collect_images(&path, depth - 1, into);
-        } else if path.extension().is_some_and(|ext| ext == "img") && path.is_file() {
-            into.push(path);
-        }
-    }
+        // What cannot be opened at all is told of when it is.
+        _ => false,
+    };
+    Disk { read_only, ..Disk::new(path, Format::Raw) }
 }

@@ -71,6 +71,7 @@ fn the_defaults() {
             size: None,
             queues: 0,
             engine: DiskEngine::Auto,
+            limits: DiskLimits::default(),
         }),
         fetch: None,
         image_dir: "/home/u/.local/share/berth".into(),
@@ -173,6 +174,7 @@ fn everything_given() {
             size: Some(10 << 30),
             queues: 3,
             engine: DiskEngine::Sync,
+            limits: DiskLimits::default(),
         }),
         fetch: None,
         image_dir: path("dir"),
@@ -246,7 +248,10 @@ fn a_container_brings_files_along() {
 
     place.write("dev/vm/root");
     let plan = place.run(&["@base.qcow2", "--disk-size", "10G", "--disk-queues", "2"]).unwrap();
-    let root = Disk { queues: 2, ..Disk::new(path("dev/vm/root"), Format::Raw) };
+    let serials: Vec<_> = plan.disks.iter().map(|disk| disk.serial.as_deref().unwrap()).collect();
+    assert_eq!(serials, ["a", "b-2", "disk0", "disk1"]);
+    let serial = Some("root".to_owned());
+    let root = Disk { queues: 2, serial, ..Disk::new(path("dev/vm/root"), Format::Raw) };
     assert_eq!(plan.root, Root::Device(root));
     assert_eq!(plan.warnings.len(), 2, "{:?}", plan.warnings);
 }
@@ -428,7 +433,7 @@ fn every_mistake_is_one_sentence() {
         ),
         (
             &[image, "--disk", "/a,rw"],
-            "--disk: `/a,rw` has the unknown option `rw`; the options are format=raw|qcow2, ro, serial=S, queues=N and engine=E",
+            "--disk: `/a,rw` has the unknown option `rw`; the options are format=raw|qcow2, ro, serial=S, queues=N, engine=E, iops=N and bps=SIZE",
         ),
         (
             &[image, "--image-name", "a/b"],
@@ -459,10 +464,12 @@ fn limits_and_missing_facts() {
         place.mistake(&["@base.qcow2", "--name", "a"]),
         "there is no HOME to keep the machine's disk under; give --image-dir"
     );
-    let many: Vec<String> = vec![format!("--disk={}", place.path("base.qcow2")); 25];
+    let many: Vec<String> = vec![format!("--disk={}", place.path("base.qcow2")); 20];
     let mut args = vec!["@base.qcow2", "--name=a", "--image-dir=d"];
     args.extend(many.iter().map(String::as_str));
-    assert!(place.mistake(&args).contains("25 further disks are too many"));
+    assert!(
+        place.mistake(&args).contains("20 further disks are too many; a machine has room for 19")
+    );
 }
 
 #[test]
@@ -552,4 +559,52 @@ fn a_url_is_fetched_into_the_image_directory() {
     let wanted = named.unwrap().fetch.unwrap();
     assert_eq!(wanted.name, "b");
     assert!(matches!(wanted.digest, Some(WantedDigest::Listed(_))));
+}
+
+#[test]
+fn limits_are_each_disk_s_own() {
+    let place = Place::new(false);
+    let plan = |args: &[&str]| place.run(&[&["@base.qcow2"], args].concat());
+    for name in ["a.img", "b.img"] {
+        place.write(name);
+    }
+    let disk = |options: &str| format!("{}{options}", place.path("a.img"));
+    let (a, b) = (disk(",iops=7"), disk(",bps=0,serial=b"));
+    let limited =
+        plan(&["--disk-iops", "100", "--disk-bps", "2M", "--disk", &a, "--disk", &b]).unwrap();
+    let limits = |iops, mib: u64| DiskLimits { iops, bytes_per_second: mib << 20 };
+    assert!(matches!(&limited.root, Root::Image(image) if image.limits == limits(100, 2)));
+    assert_eq!(limited.disks[0].limits(), limits(7, 2));
+    assert_eq!(limited.disks[1].limits(), limits(100, 0));
+    assert_eq!(plan(&["--disk", &disk("")]).unwrap().disks[0].limits(), DiskLimits::default());
+    assert_eq!(
+        place.mistake(&["@base.qcow2", "--disk-iops", "many"]),
+        "--disk-iops: `many` is not a whole number from 0 to 1000000000; write a number from 0 to \
+         1000000000"
+    );
+    assert_eq!(
+        place.mistake(&["@base.qcow2", "--disk-bps", "fast"]),
+        "--disk-bps: `fast` is not a whole number with an optional unit; write bytes per second as \
+         a plain number, or a unit such as 50M"
+    );
+    assert_eq!(
+        place.mistake(&["@base.qcow2", "--disk", &disk(",serial=x"), "--disk", &disk(",serial=x")]),
+        "two disks would have the serial number x; give one another with ,serial="
+    );
+}
+
+#[test]
+fn a_disk_that_cannot_be_written_is_read_only() {
+    let place = Place::new(true);
+    let path = place.write("volumes/a.img");
+    let mut permissions = fs::metadata(&path).unwrap().permissions();
+    permissions.set_readonly(true);
+    fs::set_permissions(&path, permissions).unwrap();
+    if File::options().write(true).open(&path).is_ok() {
+        eprintln!("SKIPPED: this user may write to everything");
+        return;
+    }
+    let plan = place.run(&["@base.qcow2"]).unwrap();
+    assert!(plan.disks[0].read_only);
+    assert!(plan.warnings[0].contains("a.img is a read-only disk"), "{:?}", plan.warnings);
 }

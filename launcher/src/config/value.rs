@@ -4,9 +4,13 @@
 //! name the value was given.
 
 use std::fmt;
-use std::path::PathBuf;
 
 use vmm::config::DiskEngine;
+
+use crate::units;
+
+/// No disk does more requests in a second.
+const MAX_IOPS: u64 = 1_000_000_000;
 
 /// What is wrong with a text, and what to write instead.
 pub type Wrong = (String, String);
@@ -57,6 +61,23 @@ pub fn engine(text: &str) -> Result<DiskEngine, Wrong> {
         "sync" => Ok(DiskEngine::Sync),
         _ => wrong("is not a disk engine", "write auto, io_uring or sync"),
     }
+}
+
+/// Requests per second; 0: no limit.
+///
+/// # Errors
+/// Anything else.
+pub fn iops(text: &str) -> Result<u64, Wrong> {
+    number(text, 0, MAX_IOPS)
+}
+
+/// Bytes per second, with or without a unit; 0: no limit.
+///
+/// # Errors
+/// Anything else.
+pub fn bytes_per_second(text: &str) -> Result<u64, Wrong> {
+    let fix = "write bytes per second as a plain number, or a unit such as 50M";
+    units::size(text, Some(1)).map_err(|problem| (problem.to_string(), fix.to_owned()))
 }
 
 /// A whole number from `low` to `high`.
@@ -204,81 +225,6 @@ fn unhex<const N: usize>(hex: &str) -> Option<[u8; N]> {
     Some(bytes)
 }
 
-/// A further disk.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Disk {
-    /// A file or a block device.
-    pub path: PathBuf,
-    /// Its format: stated, never read from bytes the guest can write.
-    pub format: Format,
-    /// The guest cannot write it.
-    pub read_only: bool,
-    /// Serial number, 1 to 20 printable ASCII characters.
-    pub serial: Option<String>,
-    /// Number of queues; 0: as many as vCPUs, at most 4.
-    pub queues: u16,
-    /// What moves its data.
-    pub engine: DiskEngine,
-}
-
-/// The most queues a disk can have.
-pub const MAX_QUEUES: u64 = 16;
-
-impl Disk {
-    /// A disk with everything else at its default.
-    pub fn new(path: PathBuf, format: Format) -> Self {
-        Self { path, format, read_only: false, serial: None, queues: 0, engine: DiskEngine::Auto }
-    }
-}
-
-/// `PATH[,format=raw|qcow2][,ro][,serial=S][,queues=N][,engine=E]`.
-///
-/// # Errors
-/// An unknown or repeated option, a wrong value, no path.
-pub fn disk(text: &str) -> Result<Disk, Wrong> {
-    let mut parts = text.split(',');
-    let path = parts.next().unwrap_or_default();
-    if path.is_empty() {
-        return wrong("names no file", "write PATH, then options after commas");
-    }
-    let by_name = if path.ends_with(".qcow2") { Format::Qcow2 } else { Format::Raw };
-    let mut disk = Disk::new(PathBuf::from(path), by_name);
-    let mut seen = Vec::new();
-    for part in parts {
-        let (key, value) = part.split_once('=').unwrap_or((part, ""));
-        if seen.contains(&key) {
-            return wrong(format!("has the option {key} twice"), "give it once");
-        }
-        seen.push(key);
-        let within = |(problem, fix): Wrong| (format!("has {part}, which {problem}"), fix);
-        match key {
-            "format" => disk.format = format(value).map_err(within)?,
-            "ro" if value.is_empty() => disk.read_only = true,
-            "serial" => disk.serial = Some(serial(value).map_err(within)?),
-            "queues" => {
-                let queues = number(value, 1, MAX_QUEUES).map_err(within)?;
-                disk.queues = u16::try_from(queues).unwrap_or(0);
-            }
-            "engine" => disk.engine = engine(value).map_err(within)?,
-            _ => {
-                return wrong(
-                    format!("has the unknown option `{part}`"),
-                    "the options are format=raw|qcow2, ro, serial=S, queues=N and engine=E",
-                );
-            }
-        }
-    }
-    Ok(disk)
-}
-
-/// VIRTIO 1.3 §5.2.6.1: a serial number has at most 20 bytes.
-fn serial(text: &str) -> Result<String, Wrong> {
-    if (1..=20).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic()) {
-        return Ok(text.to_owned());
-    }
-    wrong("is not a serial number", "use 1 to 20 letters, digits and signs")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -332,41 +278,6 @@ mod tests {
             ["", "sha256:", "md5:00", &short[1..], &format!("sha512:{short}"), &"é".repeat(32)]
         {
             assert!(digest(bad).is_err(), "{bad:?}");
-        }
-    }
-
-    #[test]
-    fn disks() {
-        let plain = disk("/a.img").unwrap();
-        assert_eq!(plain, Disk::new("/a.img".into(), Format::Raw));
-        assert_eq!(disk("b.qcow2").unwrap().format, Format::Qcow2);
-        assert_eq!(disk("b.qcow2,format=raw").unwrap().format, Format::Raw);
-        let full = disk("/a,format=qcow2,ro,serial=x-1,queues=2,engine=sync").unwrap();
-        let want = Disk {
-            path: "/a".into(),
-            format: Format::Qcow2,
-            read_only: true,
-            serial: Some("x-1".into()),
-            queues: 2,
-            engine: DiskEngine::Sync,
-        };
-        assert_eq!(full, want);
-        for (bad, part) in [
-            ("", "names no file"),
-            (",ro", "names no file"),
-            ("/a,rw", "unknown option `rw`"),
-            ("/a,ro=yes", "unknown option `ro=yes`"),
-            ("/a,", "unknown option ``"),
-            ("/a,ro,ro", "ro twice"),
-            ("/a,format=vmdk", "format=vmdk, which is not an image format"),
-            ("/a,queues=0", "from 1 to 16"),
-            ("/a,queues=+1", "from 1 to 16"),
-            ("/a,engine=fast", "not a disk engine"),
-            ("/a,serial=", "not a serial number"),
-            ("/a,serial=123456789012345678901", "not a serial number"),
-        ] {
-            let (problem, _) = disk(bad).unwrap_err();
-            assert!(problem.contains(part), "{bad:?}: {problem}");
         }
     }
 }

@@ -139,6 +139,13 @@ impl Vcpu {
         Ok(())
     }
 
+    /// Tells a guest that has its clock from KVM that it stood still: its watchdogs then do not take
+    /// that for a hang.
+    fn note_pause(&self) {
+        // Refused until the guest has set up such a clock, and by kernels without.
+        let _ = self.fd.kvmclock_ctrl();
+    }
+
     /// Runs guest code until a kick (`None`) or something the machine must know of.
     fn run(&mut self, buses: &Buses, sink: &EventSink) -> Option<VcpuEvent> {
         loop {
@@ -408,6 +415,7 @@ impl Body {
                     self.gate.changed.notify_all();
                 }
                 Command::Run => {
+                    vcpu.note_pause();
                     if let Some(event) = vcpu.run(&self.buses, &self.sink) {
                         (self.sink)(event);
                         self.gate.hold();

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::sync::Arc;
 
 use devices::block::BlockBackend;
+use devices::block::shortage::Shortages;
 use devices::irq::MsiRoute;
 use devices::mem::GuestMemory;
 use devices::net::NetBackend;
@@ -20,6 +21,7 @@ use devices::virtio::net::Net;
 use devices::virtio::pci::VirtioPci;
 use devices::virtio::rng::Rng;
 
+use super::handle::DiskStatus;
 use super::{StartError, layout, resources};
 use crate::config::MachineConfig;
 use crate::kvm::vm::Vm;
@@ -31,14 +33,23 @@ pub const WINDOW: Window =
 /// Disks get a queue for each vCPU up to this many, unless told otherwise.
 const QUEUES_MAX: u32 = 4;
 
-/// Puts every device that `config` asks for on the bus; answers the disks' backends, which the
-/// machine flushes and boots from.
+/// The disks of a machine, in the order of their slots.
+pub struct Disks {
+    /// What the machine flushes and boots from.
+    pub backends: Vec<Arc<dyn BlockBackend>>,
+    /// What is known of them outside.
+    pub statuses: Arc<[DiskStatus]>,
+}
+
+/// Puts every device that `config` asks for on the bus. Disks tell `shortages` when their host is
+/// full.
 pub fn attach(
     config: MachineConfig,
     root: &PciRoot,
     vm: &Vm,
     memory: &GuestMemory,
-) -> Result<Vec<Arc<dyn BlockBackend>>, StartError> {
+    shortages: &Arc<Shortages>,
+) -> Result<Disks, StartError> {
     let place = |slot: Slot, device: Box<dyn VirtioDevice>| {
         let routes = (0..VirtioPci::vectors(&*device))
             .map(|_| vm.routes.message())
@@ -62,7 +73,7 @@ pub fn attach(
         let net = net.with_vhost(vhosts(index, nic.vhost));
         place(resources::nic(index), Box::new(net))?;
     }
-    let mut backends = Vec::new();
+    let (mut backends, mut statuses) = (Vec::new(), Vec::new());
     for (index, disk) in config.disks.into_iter().enumerate() {
         let failed = failed(format!("disk {index}"));
         let queues = match disk.queues {
@@ -71,10 +82,13 @@ pub fn attach(
         };
         let blk = Blk::new(disk.backend.clone(), &disk.serial, queues, disk.engine)
             .map_err(|e| failed(&e))?;
+        let name: Arc<str> = disk.name.into();
+        statuses.push(DiskStatus { name: name.clone(), counters: blk.counters() });
+        let blk = blk.named(name).limited(disk.limits).with_shortages(shortages.clone());
         place(resources::disk(index), Box::new(blk))?;
         backends.push(disk.backend);
     }
-    Ok(backends)
+    Ok(Disks { backends, statuses: statuses.into() })
 }
 
 /// The kernel's side of interface `index`. Without it the interface works too, so a kernel that

@@ -2,16 +2,37 @@
 
 use std::sync::Arc;
 
+use devices::block::shortage::Shortages;
 use devices::serial::SerialPort;
+use devices::virtio::blk::Counters;
 
 use super::lifecycle::Request;
 use super::mailbox::{Mailbox, Refused};
+use super::pause::Pause;
 
 /// Asks things of a machine, from any thread. Outlives the machine: it then refuses.
 #[derive(Clone)]
 pub struct MachineHandle {
     pub(super) mailbox: Arc<Mailbox>,
     pub(super) serial: Arc<SerialPort>,
+    pub(super) shortages: Arc<Shortages>,
+    pub(super) disks: Arc<[DiskStatus]>,
+}
+
+/// What a machine does right now.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MachineStatus {
+    /// Why the guest does not run, if it does not.
+    pub paused: Option<Pause>,
+}
+
+/// One of a machine's disks.
+#[derive(Clone, Debug)]
+pub struct DiskStatus {
+    /// As in [`DiskConfig::name`](crate::config::DiskConfig::name).
+    pub name: Arc<str>,
+    /// What was done with it so far, errors and pauses included.
+    pub counters: Arc<Counters>,
 }
 
 impl MachineHandle {
@@ -37,6 +58,21 @@ impl MachineHandle {
     /// [`Refused`].
     pub fn stop(&self) -> Result<(), Refused> {
         self.mailbox.request(Request::Stop)
+    }
+
+    /// What the machine does now. One that has ended does nothing, and is not paused.
+    pub fn status(&self) -> MachineStatus {
+        MachineStatus { paused: Pause::new(self.shortages.list()) }
+    }
+
+    /// The disks, in the order of their PCI slots.
+    pub fn disks(&self) -> &[DiskStatus] {
+        &self.disks
+    }
+
+    /// There is room again: disks that wait for some try at once, instead of in a few seconds.
+    pub fn retry_disks(&self) {
+        self.shortages.retry();
     }
 
     /// Types into the serial console, and answers how many bytes were taken.

@@ -4,7 +4,7 @@
 //!               power button      ┌────────┐ reset (guest, request)
 //!            ┌───────────────────▶│ running │──────────┐
 //!            └────────────────────│         │◀─────────┘
-//!                                 └────┬────┘
+//!                                 └────┬────┘◀── a disk's host is full ──▶ paused ([`super::pause`])
 //!   power-off, stop, panic, triple fault, failure
 //!                                      ▼
 //!                                    ended
@@ -49,6 +49,8 @@ pub enum Happening {
     Vcpu(VcpuEvent),
     /// Outside.
     Request(Request),
+    /// A disk has begun to wait for room on the host, or ceased to.
+    Shortage,
 }
 
 /// What is to be done.
@@ -60,6 +62,8 @@ pub enum Action {
     PressPowerButton,
     /// Reset the machine in place, and boot anew.
     Reset,
+    /// See whether a disk waits for room: the guest is paused as long as one does.
+    Settle,
     /// End.
     End(ExitReason),
 }
@@ -77,6 +81,7 @@ pub fn decide(happening: Happening) -> Action {
         },
         Happening::Vcpu(VcpuEvent::TripleFault) => Action::End(ExitReason::TripleFault),
         Happening::Vcpu(VcpuEvent::Failed(why)) => Action::End(ExitReason::Failed(why)),
+        Happening::Shortage => Action::Settle,
         Happening::Request(Request::PowerButton) => Action::PressPowerButton,
         Happening::Request(Request::Reset) => Action::Reset,
         Happening::Request(Request::Stop) => Action::End(ExitReason::Stopped),
@@ -100,6 +105,7 @@ mod tests {
                 Happening::Vcpu(VcpuEvent::Failed(failed())),
                 Action::End(ExitReason::Failed(failed())),
             ),
+            (Happening::Shortage, Action::Settle),
             (Happening::Request(Request::PowerButton), Action::PressPowerButton),
             (Happening::Request(Request::Reset), Action::Reset),
             (Happening::Request(Request::Stop), Action::End(ExitReason::Stopped)),

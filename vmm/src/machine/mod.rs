@@ -10,18 +10,22 @@ pub mod handle;
 pub mod layout;
 pub mod lifecycle;
 pub mod mailbox;
+pub mod pause;
 pub mod resources;
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Instant;
 
-use ::devices::block::BlockBackend;
+use ::devices::block::shortage::Shortages;
 use ::devices::mem::{Bytes, GuestAddress, GuestMemory};
 
 use self::board::Board;
+use self::devices::Disks;
 use self::handle::MachineHandle;
 use self::lifecycle::{Action, ExitReason, Happening, decide};
 use self::mailbox::Mailbox;
+use self::pause::{Change, Pause};
 use crate::acpi;
 use crate::boot::{self, BootError, Entry};
 use crate::config::{BootConfig, Identity, MAX_CPUS, MachineConfig};
@@ -69,8 +73,12 @@ impl Machine {
     /// [`StartError`]; nothing is left running then, and no disk was written to.
     pub fn start(config: MachineConfig) -> Result<Machine, StartError> {
         let parts = Parts::build(config)?;
-        let handle =
-            MachineHandle { mailbox: parts.mailbox.clone(), serial: parts.board.serial.clone() };
+        let handle = MachineHandle {
+            mailbox: parts.mailbox.clone(),
+            serial: parts.board.serial.clone(),
+            shortages: parts.shortages.clone(),
+            disks: parts.disks.statuses.clone(),
+        };
         let thread = std::thread::Builder::new()
             .name("machine".into())
             .spawn(move || parts.serve())
@@ -113,7 +121,9 @@ struct Parts {
     buses: Arc<Buses>,
     vm: Arc<Vm>,
     board: Board,
-    disks: Vec<Arc<dyn BlockBackend>>,
+    disks: Disks,
+    shortages: Arc<Shortages>,
+    pause: pause::Known,
     memory: GuestMemory,
     ram: Vec<(u64, u64)>,
     boot: BootConfig,
@@ -140,7 +150,10 @@ impl Parts {
         let vm = Arc::new(Vm::new(&kvm, memory.clone())?);
         let buses = Arc::new(Buses::new(vm.clone()));
         let board = Board::new(&vm, &buses, &ram, cpus, console)?;
-        let disks = devices::attach(config, &board.root, &vm, &memory)?;
+        let mailbox = Arc::new(Mailbox::default());
+        let reports = mailbox.clone();
+        let shortages = Shortages::new(move || reports.report(Happening::Shortage));
+        let disks = devices::attach(config, &board.root, &vm, &memory, &shortages)?;
 
         let template = Template::read(&kvm)?;
         let mut vcpus = (0..cpus)
@@ -149,12 +162,24 @@ impl Parts {
         if require_native {
             probe::run(&mut vcpus[0], &memory)?;
         }
-        let mailbox = Arc::new(Mailbox::default());
         let reports = mailbox.clone();
         let sink: EventSink = Arc::new(move |event| reports.report(Happening::Vcpu(event)));
         let vcpus = Vcpus::start(vcpus, &buses, &sink).map_err(StartError::Thread)?;
-        let mut parts =
-            Parts { vcpus, buses, vm, board, disks, memory, ram, boot, identity, cpus, mailbox };
+        let mut parts = Parts {
+            vcpus,
+            buses,
+            vm,
+            board,
+            disks,
+            shortages,
+            pause: pause::Known::default(),
+            memory,
+            ram,
+            boot,
+            identity,
+            cpus,
+            mailbox,
+        };
         let entry = parts.load()?;
         parts.vcpus.prepare(entry).map_err(StartError::Device)?;
         parts.vcpus.run();
@@ -164,7 +189,7 @@ impl Parts {
     /// Sets the board up, loads what is booted, and tells the guest what it is in.
     fn load(&self) -> Result<Entry, StartError> {
         self.board.preset(&self.buses)?;
-        let loaded = boot::load(&self.boot, &self.disks, &self.memory, &self.ram)?;
+        let loaded = boot::load(&self.boot, &self.disks.backends, &self.memory, &self.ram)?;
         log::info!("booting {}", loaded.reason);
         let described =
             acpi::Board { cpus: self.cpus, ecam: layout::ECAM, pm_base: layout::PM_BASE };
@@ -187,11 +212,14 @@ impl Parts {
                 Action::Note(text) => log::warn!("{text}"),
                 Action::PressPowerButton => {
                     let heard = self.board.pm.press_power_button();
-                    log::info!(
-                        "power button pressed{}",
-                        if heard { "" } else { "; the guest does not listen for it yet" }
-                    );
+                    let unheard = match self.pause.is_paused() {
+                        true => "; the guest hears of it when the machine goes on",
+                        false if heard => "",
+                        false => "; the guest does not listen for it yet",
+                    };
+                    log::info!("power button pressed{unheard}");
                 }
+                Action::Settle => self.settle(),
                 Action::Reset => {
                     log::info!("the machine resets");
                     if let Err(error) = self.reset() {
@@ -205,11 +233,27 @@ impl Parts {
         self.end(reason)
     }
 
+    /// Pauses the guest while a disk waits for room on the host, and lets it go on after.
+    fn settle(&mut self) {
+        let now = Pause::new(self.shortages.list());
+        let (change, line) = self.pause.update(now, Instant::now());
+        match change {
+            Change::None => {}
+            Change::Pause => self.vcpus.pause(),
+            Change::GoOn => self.vcpus.run(),
+        }
+        if let Some(line) = line {
+            log::warn!("{line}");
+        }
+    }
+
     /// Resets in place and boots anew.
     fn reset(&mut self) -> Result<(), StartError> {
         self.vcpus.pause();
         self.mailbox.forget_guest();
+        // Ends every queue's thread, and with it whatever it waited for.
         self.board.reset(&self.buses);
+        self.pause = pause::Known::default();
         self.vm.reset_chips()?;
         let entry = self.load()?;
         self.vcpus.prepare(entry).map_err(StartError::Device)?;
@@ -223,10 +267,11 @@ impl Parts {
         self.vcpus.pause();
         self.board.reset(&self.buses);
         let mut result = reason;
-        for (index, disk) in self.disks.iter().enumerate() {
+        for (disk, status) in self.disks.backends.iter().zip(self.disks.statuses.iter()) {
             if let Err(error) = disk.flush() {
-                log::error!("disk {index} could not be flushed: {error}");
-                result = ExitReason::Failed(format!("disk {index} could not be flushed: {error}"));
+                let name = &status.name;
+                log::error!("{name} could not be flushed: {error}");
+                result = ExitReason::Failed(format!("{name} could not be flushed: {error}"));
             }
         }
         result

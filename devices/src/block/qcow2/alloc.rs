@@ -241,9 +241,13 @@ impl Meta {
             image.file.write_zeroes(offset, image.geometry.cluster())?;
             self.cache.forget(offset, image.geometry.cluster());
             self.refcounts.set(*block as usize, offset);
+            // Its own block is there, if it is not this one: blocks come in the order of what they
+            // count. Should the next find no room, another try begins behind this one.
+            self.set_refcount(image, cluster, 1)?;
+            self.free.end = self.free.end.max(cluster + 1);
         }
         let run = Run { start: base + blocks.len() as u64, count };
-        for cluster in base..run.end() {
+        for cluster in run.start..run.end() {
             self.set_refcount(image, cluster, 1)?;
         }
         self.reach(image, run.end())?;

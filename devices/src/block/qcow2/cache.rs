@@ -177,7 +177,8 @@ impl SliceCache {
     }
 
     /// Makes room if it can. Changed links stay: they have to wait for their flush, which the
-    /// limit on them brings about; meanwhile the cache outgrows its limit by a few pieces.
+    /// limit on them brings about. What a full host does not take stays as well: the guest is paused
+    /// then, and little more is asked for. The cache outgrows its limit by a few pieces meanwhile.
     fn evict(&mut self, file: &ImageFile) -> Result<(), BlockError> {
         for _ in 0..2 * self.slots.len() {
             self.hand = (self.hand + 1) % self.slots.len();
@@ -190,7 +191,10 @@ impl SliceCache {
                 continue;
             }
             if slot.dirty == Some(Kind::Counts) {
-                file.write(&slot.data, slot.at)?;
+                match file.write(&slot.data, slot.at) {
+                    Err(BlockError::NoSpace) => continue,
+                    written => written?,
+                }
                 slot.dirty = None;
             }
             self.remove(self.hand);

@@ -36,7 +36,10 @@ impl Qcow2 {
     /// Whether something that a guest's flush must cover is not in the file yet.
     pub(super) fn must_write_metadata(&self) -> bool {
         let meta = self.lock();
-        meta.flushing || meta.cache.has_dirty_links() || !meta.l1.dirty.is_empty()
+        meta.flushing
+            || meta.cache.has_dirty_links()
+            || !meta.l1.dirty.is_empty()
+            || self.image.file.has_failed_to_sync()
     }
 
     /// Whether changed or freed metadata has piled up so far that it should be flushed.
@@ -48,7 +51,7 @@ impl Qcow2 {
     pub(super) fn flush_locked(&self, guard: &FlushGuard<'_>) -> Result<(), BlockError> {
         let snapshot = {
             let mut meta = self.lock();
-            meta.check_flushable()?;
+            self.image.check_syncable()?;
             meta.flushing = true;
             Snapshot {
                 counts: meta.cache.take(Kind::Counts),
@@ -84,41 +87,21 @@ impl Qcow2 {
         pieces(&snapshot.counts)?;
         let links = !snapshot.links.is_empty() || !snapshot.l1.is_empty();
         if links || !snapshot.tables.is_empty() {
-            self.sync()?;
+            self.image.file.sync()?;
         }
         if !snapshot.tables.is_empty() {
             entries(&snapshot.tables)?;
             if links {
-                self.sync()?;
+                self.image.file.sync()?;
             }
         }
         pieces(&snapshot.links)?;
         entries(&snapshot.l1)?;
-        self.sync()
+        self.image.file.sync()
     }
 
     fn put(&self, at: u64, bytes: &[u8]) -> Result<(), BlockError> {
         self.image.file.write(bytes, at)
-    }
-
-    /// `fdatasync`. When it fails, the kernel may have dropped what it could not write and will
-    /// not fail again, so pointers to such data must never be written: the image stays as it is
-    /// on disk. Only a full host is taken to have kept the data.
-    pub(super) fn sync(&self) -> Result<(), BlockError> {
-        let result = self.image.file.sync();
-        if let Err(error) = &result {
-            self.lock().sync_failed(error);
-        }
-        result
-    }
-
-    /// The same for a caller that holds the metadata lock.
-    pub(super) fn sync_holding(&self, meta: &mut Meta) -> Result<(), BlockError> {
-        let result = self.image.file.sync();
-        if let Err(error) = &result {
-            meta.sync_failed(error);
-        }
-        result
     }
 
     /// Gives the space of clusters back that nothing uses any more, and counts them down.

@@ -68,7 +68,7 @@ impl Qcow2 {
     ) -> Result<(), BlockError> {
         self.flush_locked(guard)?;
         let mut meta = self.lock();
-        meta.check_sound()?;
+        meta.check_sound(&self.image)?;
         let old = meta.refcounts.entries.len() as u64;
         if old >= entries {
             return Ok(());
@@ -99,11 +99,11 @@ impl Qcow2 {
         self.image.file.write(&table.bytes(), table.offset)?;
         // Entries set since the flush point to blocks whose pieces may still be in memory only.
         self.write_counts(&mut meta)?;
-        self.sync_holding(&mut meta)?;
+        self.image.file.sync()?;
         let mut switch = table.offset.to_be_bytes().to_vec();
         switch.extend_from_slice(&(plan.clusters as u32).to_be_bytes());
         self.image.file.write(&switch, field::REFCOUNT_TABLE)?;
-        self.sync_holding(&mut meta)?;
+        self.image.file.sync()?;
         let gone = g.clusters_of(meta.refcounts.offset, old * 8);
         meta.refcounts = table;
         meta.reach(&self.image, plan.end())?;
@@ -157,7 +157,7 @@ impl Qcow2 {
         self.cover_below(old, size)?;
         let _guard = self.lock_flush();
         self.image.file.write(&size.to_be_bytes(), field::SIZE)?;
-        self.sync()?;
+        self.image.file.sync()?;
         self.capacity.store(size, Ordering::Release);
         Ok(())
     }
@@ -198,18 +198,18 @@ impl Qcow2 {
         self.image.file.write_zeroes(table.offset + entries * 8, padding)?;
         // The new table has entries set since the flush, so what they rely on comes first, as ever.
         self.write_counts(&mut meta)?;
-        self.sync_holding(&mut meta)?;
+        self.image.file.sync()?;
         let blocks = meta.refcounts.take_dirty();
         let written =
             blocks.iter().try_for_each(|(at, e)| self.image.file.write(&e.to_be_bytes(), *at));
-        if let Err(error) = written.and_then(|()| self.sync_holding(&mut meta)) {
+        if let Err(error) = written.and_then(|()| self.image.file.sync()) {
             meta.refcounts.put_back(&blocks);
             return Err(error);
         }
         let mut switch = (entries as u32).to_be_bytes().to_vec();
         switch.extend_from_slice(&table.offset.to_be_bytes());
         self.image.file.write(&switch, field::L1)?;
-        self.sync_holding(&mut meta)?;
+        self.image.file.sync()?;
         let gone = g.clusters_of(meta.l1.offset, meta.l1.entries.len() as u64 * 8);
         meta.l1 = table;
         meta.inflight.unlink(gone);

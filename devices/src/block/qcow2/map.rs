@@ -26,6 +26,18 @@ pub(super) struct Image {
     pub incompatible: u64,
 }
 
+impl Image {
+    /// Fails if metadata must not be written any more: a sync has failed, so pointers might lead to
+    /// data that is not there. The image on disk stays the last good one.
+    pub fn check_syncable(&self) -> Result<(), BlockError> {
+        if self.file.has_failed_to_sync() {
+            let why = "earlier writes could not be made durable";
+            return Err(BlockError::Io(std::io::Error::other(why)));
+        }
+        Ok(())
+    }
+}
+
 /// A table of 64-bit entries that is held in memory whole.
 pub(super) struct Table {
     /// Where it lies in the file, bytes.
@@ -109,8 +121,6 @@ pub(super) struct Meta {
     pub file_len: u64,
     /// A flush is writing.
     pub flushing: bool,
-    /// Why metadata is no longer written: the disk's state stays the last good one.
-    broken: Option<String>,
     /// Why nothing is allocated or freed any more: the refcounts are wrong.
     frozen: Option<String>,
 }
@@ -139,7 +149,6 @@ impl Meta {
             inflight: InFlight::new(),
             file_len: len,
             flushing: false,
-            broken: None,
             frozen: None,
         };
         for entry in &meta.l1.entries {
@@ -160,25 +169,11 @@ impl Meta {
     }
 
     /// Fails if metadata must not change any more.
-    pub(super) fn check_sound(&self) -> Result<(), BlockError> {
-        match self.broken.as_ref().or(self.frozen.as_ref()) {
+    pub(super) fn check_sound(&self, image: &Image) -> Result<(), BlockError> {
+        image.check_syncable()?;
+        match &self.frozen {
             None => Ok(()),
             Some(why) => Err(BlockError::Corrupt(why.clone())),
-        }
-    }
-
-    /// Fails if metadata must not be written any more.
-    pub(super) fn check_flushable(&self) -> Result<(), BlockError> {
-        match &self.broken {
-            None => Ok(()),
-            Some(why) => Err(BlockError::Corrupt(why.clone())),
-        }
-    }
-
-    /// Notes that an `fdatasync` failed; see [`Qcow2::sync`](super::Qcow2::sync).
-    pub(super) fn sync_failed(&mut self, error: &BlockError) {
-        if !matches!(error, BlockError::NoSpace) {
-            self.broken = Some("the host failed to make earlier writes durable".into());
         }
     }
 

@@ -360,6 +360,14 @@ impl BlockBackend for Qcow2 {
             FlushPlan::Sync(self.image.file.file().clone())
         }
     }
+
+    fn sync_failed(&self, error: &std::io::Error) {
+        self.image.file.sync_failed(error);
+    }
+
+    fn free_bytes(&self) -> Option<u64> {
+        self.image.file.free_bytes()
+    }
 }
 
 impl Drop for Qcow2 {

@@ -105,7 +105,7 @@ impl Qcow2 {
         let step = Run { start: run.start, count: run.count.min(in_table).min(MAX_STEP) };
         let mut meta = self.lock();
         loop {
-            meta.check_sound()?;
+            meta.check_sound(&self.image)?;
             if meta.inflight.is_claimed(step) {
                 meta = self.wait_unclaimed(meta);
                 continue;
@@ -151,9 +151,11 @@ impl Qcow2 {
                 trim != Trim::ZeroUnallocated
             }
             Mapping::Zero { host: None } => false,
+            // A discard covers what the base has, too. That may cost a table now, and saves clusters
+            // later: zeroes that are written to a part of such a cluster need none.
             Mapping::Unallocated => {
                 let below = self.backing.as_ref().map_or(0, |b| b.info().capacity);
-                trim != Trim::Discard && cluster << self.image.geometry.cluster_bits < below
+                cluster << self.image.geometry.cluster_bits < below
             }
         }
     }

@@ -65,7 +65,7 @@ impl Qcow2 {
                 drop(share);
                 return written.map(|()| extent.len);
             }
-            meta.check_sound()?;
+            meta.check_sound(&self.image)?;
             if meta.inflight.is_claimed(Run { start: cluster, count: 1 }) {
                 meta = self.wait_unclaimed(meta);
                 continue;
@@ -135,7 +135,7 @@ impl Qcow2 {
         let filled = self.fill(claim.guest, host, &buffers::part(bufs, 0, len), offset, len);
         let mut meta = self.lock();
         let linked = filled.and_then(|()| {
-            meta.check_sound()?;
+            meta.check_sound(&self.image)?;
             // Loads every piece of the table first, so that no error comes in the middle.
             for cluster in claim.guest.start..claim.guest.end() {
                 meta.mapping(&self.image, cluster)?;

@@ -2,6 +2,7 @@
 
 use vm_memory::VolatileSlice;
 
+use super::disk::Task;
 use super::request::{Kind, Request, S_IOERR, S_OK};
 use crate::block::ring::{Direction, MAX_PIECES};
 use crate::block::{Access, BlockError};
@@ -13,16 +14,22 @@ pub struct Slot<'m> {
     pub chain: Chain<'m>,
     /// Header and status.
     pub request: Request<'m>,
+    /// What is to be done.
+    pub task: Task,
     /// Position of the data on the disk, in bytes.
     pub offset: u64,
+    /// Its place in the order in which requests came.
+    pub number: u64,
     /// How much of the data has been placed, and where that is in the chain.
     pub placed: Cursor,
     /// Length of the data.
     pub len: u64,
     /// Operations in flight.
     pub operations: u32,
-    /// Waits for room in the ring, in the engine's queue.
-    pub waits: bool,
+    /// In which of the engine's queues it waits, if in any.
+    pub waits: Option<WaitsFor>,
+    /// It has found no room on the host, and has not ended since.
+    pub held: bool,
     /// What is being done.
     pub phase: Phase,
     /// Its outcome so far.
@@ -34,10 +41,23 @@ pub struct Slot<'m> {
 pub enum Phase {
     /// Its data is being moved.
     Data,
+    /// Its ranges are being discarded or zeroed.
+    Trim,
     /// A flush, be it the request itself or the end of a durable write.
     Flush,
+    /// It has found no room on the host, and is to be done again from the start.
+    Held,
     /// Only the end of what is in flight is awaited.
     Last,
+}
+
+/// What keeps a request that could go on.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum WaitsFor {
+    /// Room in the ring.
+    Ring,
+    /// Its disk's limits.
+    Turn,
 }
 
 /// A place in a list of pieces.
@@ -52,6 +72,33 @@ pub struct Cursor {
 }
 
 impl<'m> Slot<'m> {
+    /// A request that nothing has been done for.
+    pub fn new(chain: Chain<'m>, request: Request<'m>, task: Task, number: u64) -> Slot<'m> {
+        let (offset, len) = match task {
+            Task::Transfer { offset } => (offset, request.data(&chain).len() as u64),
+            Task::Flush | Task::Trim(_) | Task::Answer { .. } => (0, 0),
+        };
+        Slot {
+            phase: Phase::of(&task),
+            chain,
+            request,
+            task,
+            offset,
+            number,
+            placed: Cursor::default(),
+            len,
+            operations: 0,
+            waits: None,
+            held: false,
+            status: S_OK,
+        }
+    }
+
+    /// Begins anew: what was done is done again. Nothing of it may be in flight.
+    pub fn restart(&mut self) {
+        (self.placed, self.phase) = (Cursor::default(), Phase::of(&self.task));
+    }
+
     /// Whatever comes now, the request has failed: the first reason counts.
     pub fn fail(&mut self, status: u8) {
         if self.status == S_OK {
@@ -70,10 +117,7 @@ impl<'m> Slot<'m> {
 
     /// Its data.
     pub fn data(&self) -> &[VolatileSlice<'m>] {
-        match self.request.kind {
-            Kind::In => self.chain.writable.pieces(),
-            _ => self.chain.readable.pieces(),
-        }
+        self.request.data(&self.chain).pieces()
     }
 
     /// Takes at most `len` further bytes of the data, and at most [`MAX_PIECES`] pieces.
@@ -92,6 +136,17 @@ impl<'m> Slot<'m> {
         }
         self.placed = cursor;
         Ok(())
+    }
+}
+
+impl Phase {
+    fn of(task: &Task) -> Phase {
+        match task {
+            Task::Transfer { .. } => Phase::Data,
+            Task::Flush => Phase::Flush,
+            Task::Trim(_) => Phase::Trim,
+            Task::Answer { .. } => Phase::Last,
+        }
     }
 }
 

@@ -14,7 +14,8 @@ use crate::virtio::F_VERSION_1;
 use crate::virtio::testkit::{Rig, drive};
 use driver::{ALL, CAPACITY, CLUSTER, Driver, Layout, TestDisk, Variant, blk, engines};
 
-mod driver;
+pub mod driver;
+mod waiting;
 
 struct Rng(u64);
 
@@ -224,7 +225,6 @@ fn errors_become_a_status_and_the_next_request_succeeds() {
             let mut driver = Driver::up(layout, 1, engine);
             let io = || std::io::Error::other("on purpose");
             for (error, status) in [
-                (BlockError::NoSpace, 1),
                 (BlockError::Unsupported, 2),
                 (BlockError::Corrupt("on purpose".into()), 1),
                 (BlockError::Io(io()), 1),

@@ -2,9 +2,10 @@
 //!
 //! A request becomes a [`Slot`]. Its data is cut where [`BlockBackend::place`] says, and each
 //! extent is done at once where that takes no waiting ([`Inline`]), and else is an operation of the
-//! ring; zeroes are filled in, and what only a call can do is called for, in this thread. Operations end in any order; with the last of a request its status is
-//! written. One `io_uring_enter` hands over a batch and sleeps until a kick, the stop event or a
-//! completion comes; one interrupt tells of a batch.
+//! ring; zeroes are filled in, and what only a call can do is called for, in this thread.
+//! Operations end in any order; with the last of a request its status is written. One
+//! `io_uring_enter` hands over a batch and sleeps until a kick, the stop event, the timer or a
+//! completion comes; one interrupt tells of a batch. Requests that have to wait: `uring/kept.rs`.
 //!
 //! A flush is started as soon as it is seen: it covers what was completed before, which the
 //! driver has been told of, and nothing else (VIRTIO 1.3 §5.2.6.2).
@@ -14,8 +15,10 @@ use std::io;
 
 use vm_memory::VolatileSlice;
 
-use super::request::{Disk, Kind, Request, S_OK, host_error};
-use super::slot::{Cursor, Phase, Slot};
+use super::disk::{Disk, Task, host_error};
+use super::request::{Kind, Request, S_OK};
+use super::slot::{Cursor, Phase, Slot, WaitsFor};
+use super::waits::Waits;
 use crate::block::inline::{Attempt, Inline};
 use crate::block::ring::{Completion, Extent, Idle, Ring, Token};
 use crate::block::{Access, BlockError, FlushPlan, Placement};
@@ -25,6 +28,8 @@ use crate::virtio::Interrupt;
 use crate::virtio::queue::{Chain, Virtqueue};
 use crate::virtio::service::ServiceError;
 
+mod kept;
+
 /// Operations in flight for one queue; requests beyond wait their turn.
 pub const OPERATIONS: u16 = 128;
 
@@ -33,6 +38,7 @@ pub const OPERATIONS: u16 = 128;
 const TELL_BYTES: u64 = 256 << 10;
 
 const EVENT_STOP: usize = 0;
+const EVENT_WAKE: usize = 3;
 const ZEROES: [u8; 4096] = [0; 4096];
 
 /// Serves the queue until `stop`, and until nothing is in flight.
@@ -47,8 +53,10 @@ pub fn serve(
     interrupt: &dyn Interrupt,
     stop: &Event,
 ) -> Result<(), ServiceError> {
-    let ring = idle.enter(memory, vec![stop.clone(), queue.kick()])?;
-    Engine::new(disk, ring, usize::from(queue.size())).run(queue, interrupt)
+    let waits = Waits::new()?;
+    let events = vec![stop.clone(), queue.kick(), waits.timer().clone(), waits.wake().clone()];
+    let ring = idle.enter(memory, events)?;
+    Engine::new(disk, ring, waits, usize::from(queue.size())).run(queue, interrupt)
 }
 
 struct Engine<'d, 'm> {
@@ -59,7 +67,15 @@ struct Engine<'d, 'm> {
     untold: u64,
     slots: Vec<Option<Slot<'m>>>,
     free: Vec<usize>,
+    /// Requests that wait for room in the ring.
     waiting: VecDeque<usize>,
+    /// Requests that wait for the disk's limits.
+    limited: VecDeque<usize>,
+    /// How many requests have found no room on the host, and have not ended since.
+    held: usize,
+    waits: Waits,
+    /// Requests so far.
+    count: u64,
     /// Requests whose status is written.
     done: Vec<(Chain<'m>, u32)>,
     /// Scratch for calls.
@@ -68,7 +84,7 @@ struct Engine<'d, 'm> {
 }
 
 impl<'d, 'm> Engine<'d, 'm> {
-    fn new(disk: &'d Disk, ring: Ring<'m>, slots: usize) -> Engine<'d, 'm> {
+    fn new(disk: &'d Disk, ring: Ring<'m>, waits: Waits, slots: usize) -> Engine<'d, 'm> {
         Engine {
             disk,
             ring,
@@ -77,6 +93,10 @@ impl<'d, 'm> Engine<'d, 'm> {
             slots: (0..slots).map(|_| None).collect(),
             free: (0..slots).rev().collect(),
             waiting: VecDeque::new(),
+            limited: VecDeque::new(),
+            held: 0,
+            waits,
+            count: 0,
             done: Vec::with_capacity(slots),
             pieces: Vec::new(),
             stopping: false,
@@ -90,28 +110,39 @@ impl<'d, 'm> Engine<'d, 'm> {
     ) -> Result<(), ServiceError> {
         loop {
             self.reap();
+            self.go_on();
             let mut more = false;
-            if !self.stopping {
+            if self.accepts() {
                 queue.disable_kicks()?;
                 self.accept(queue, interrupt)?;
             }
             self.tell(queue, interrupt)?;
             if self.stopping && self.free.len() == self.slots.len() {
+                self.waits.report(self.disk);
                 return Ok(());
             }
             // Without a free slot a kick would change nothing.
-            if !self.stopping && !self.free.is_empty() {
+            if self.accepts() && !self.free.is_empty() {
                 more = queue.enable_kicks()?;
             }
+            self.waits.set_timer()?;
             if more { self.ring.submit()? } else { self.ring.wait()? }
         }
+    }
+
+    /// Whether new requests are taken.
+    fn accepts(&self) -> bool {
+        !self.stopping && !self.waits.stall.is_on()
     }
 
     /// Takes note of everything that has ended.
     fn reap(&mut self) {
         while let Some(completion) = self.ring.next_completion() {
             match completion {
-                Completion::Event(event) => self.stopping |= event == EVENT_STOP,
+                Completion::Event(EVENT_STOP) => self.stopping = true,
+                Completion::Event(EVENT_WAKE) => self.waits.woken = true,
+                // The kick, or the timer: there is something to be looked after.
+                Completion::Event(_) => {}
                 Completion::Done { token, result } => self.operation_done(token, result),
             }
         }
@@ -121,7 +152,7 @@ impl<'d, 'm> Engine<'d, 'm> {
             }
             let Some(index) = self.waiting.pop_front() else { break };
             self.with_slot(index, |engine, slot| {
-                slot.waits = false;
+                slot.waits = None;
                 engine.advance(index, slot);
             });
         }
@@ -156,10 +187,25 @@ impl<'d, 'm> Engine<'d, 'm> {
                 queue.complete(chain, 0)?;
                 continue;
             };
-            if let Some(slot) = self.begin(chain, request) {
-                self.free.pop();
+            let task = self.disk.task(&request, &mut chain);
+            if let Task::Answer { status, written } = task {
+                request.finish(status);
+                self.done.push((chain, used_len(written)));
+                continue;
+            }
+            self.count = self.count.wrapping_add(1);
+            let mut slot = Slot::new(chain, request, task, self.count);
+            self.free.pop();
+            if self.has_turn(&slot) {
                 self.slots[index] = Some(slot);
                 self.with_slot(index, |engine, slot| engine.advance(index, slot));
+            } else {
+                slot.waits = Some(WaitsFor::Turn);
+                self.slots[index] = Some(slot);
+                self.limited.push_back(index);
+            }
+            if !self.accepts() {
+                break;
             }
             if self.untold >= TELL_BYTES {
                 self.tell(queue, interrupt)?;
@@ -168,47 +214,15 @@ impl<'d, 'm> Engine<'d, 'm> {
         Ok(())
     }
 
-    /// A slot for the request; `None` when it is done already.
-    fn begin(&mut self, mut chain: Chain<'m>, request: Request<'m>) -> Option<Slot<'m>> {
-        let (phase, data_len) = match request.kind {
-            Kind::In => (Phase::Data, chain.writable.len()),
-            Kind::Out => (Phase::Data, chain.readable.len()),
-            Kind::Flush => (Phase::Flush, 0),
-            Kind::Other(kind) => {
-                let (status, written) = self.disk.other(kind, &mut chain);
-                request.finish(status);
-                self.done.push((chain, used_len(written)));
-                return None;
-            }
-        };
-        let mut slot = Slot {
-            chain,
-            request,
-            offset: 0,
-            placed: Cursor::default(),
-            len: data_len as u64,
-            operations: 0,
-            waits: false,
-            phase,
-            status: S_OK,
-        };
-        if phase == Phase::Data {
-            match self.disk.locate(slot.request.kind, slot.request.sector, data_len) {
-                Ok(offset) => slot.offset = offset,
-                Err(status) => slot.fail(status),
-            }
-        }
-        Some(slot)
-    }
-
     /// Lets `change` work on a slot, and completes it when it has nothing left to do.
     fn with_slot(&mut self, index: usize, change: impl FnOnce(&mut Self, &mut Slot<'m>)) {
         let Some(mut slot) = self.slots.get_mut(index).and_then(Option::take) else { return };
         change(self, &mut slot);
-        if slot.waits || slot.operations > 0 || slot.phase != Phase::Last {
+        if slot.waits.is_some() || slot.operations > 0 || slot.phase != Phase::Last {
             self.slots[index] = Some(slot);
             return;
         }
+        self.let_go(&slot);
         let kind = slot.request.kind;
         if slot.status == S_OK {
             self.disk.count(kind, slot.len as usize);
@@ -226,7 +240,15 @@ impl<'d, 'm> Engine<'d, 'm> {
                 return self.wait_for_room(index, slot);
             }
             if let Err(error) = self.place(index, slot) {
-                slot.fail(self.disk.refuse(&error));
+                self.failed(slot, &error);
+            }
+        }
+        if slot.phase == Phase::Trim {
+            slot.phase = Phase::Last;
+            if let Task::Trim(segments) = &mut slot.task
+                && let Err(error) = segments.run(self.disk)
+            {
+                self.failed(slot, &error);
             }
         }
         if slot.phase == Phase::Data && slot.operations == 0 {
@@ -239,13 +261,13 @@ impl<'d, 'm> Engine<'d, 'm> {
             }
             slot.phase = Phase::Last;
             if let Err(error) = self.flush(index, slot) {
-                slot.fail(self.disk.refuse(&error));
+                self.failed(slot, &error);
             }
         }
     }
 
     fn wait_for_room(&mut self, index: usize, slot: &mut Slot<'m>) {
-        slot.waits = true;
+        slot.waits = Some(WaitsFor::Ring);
         self.waiting.push_back(index);
     }
 
@@ -317,22 +339,26 @@ impl<'d, 'm> Engine<'d, 'm> {
             if let Err(error) = result
                 && let Err(error) = engine.repeat(slot, token, error)
             {
-                slot.fail(engine.disk.refuse(&error));
+                engine.failed(slot, &error);
             }
-            if !slot.waits {
+            if slot.waits.is_none() {
                 engine.advance(token.slot, slot);
             }
         });
     }
 
     /// What the kernel would not do with these buffers (a file opened with O_DIRECT wants them
-    /// aligned), the backend may.
+    /// aligned), the backend may. A sync is never repeated: what it failed to write is gone.
     fn repeat(
         &mut self,
         slot: &mut Slot<'m>,
         token: Token,
         error: io::Error,
     ) -> Result<(), BlockError> {
+        if token.len == 0 {
+            self.disk.backend.sync_failed(&error);
+            return Err(BlockError::Io(error));
+        }
         let refused = matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EOPNOTSUPP));
         if !refused || slot.phase != Phase::Data || slot.status != S_OK {
             return Err(host_error(error));

@@ -2,6 +2,7 @@
 //! and by the judgement of qemu-img where it is installed.
 
 mod cuts;
+mod full;
 mod hostile;
 mod judges;
 mod long;

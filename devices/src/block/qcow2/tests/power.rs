@@ -326,36 +326,3 @@ fn flushes_cost_as_few_syncs_as_promised() {
     write(&disk, 16 << 20, &vec![4; 1 << 20]);
     assert_eq!(recorder.since(before).0, 1);
 }
-
-#[test]
-fn a_full_host_loses_nothing() {
-    let file = blank(V3, SECTORS * 512);
-    let recorder = Arc::new(Recorder::default());
-    let image = ImageFile::recorded(file.try_clone().unwrap(), recorder.clone()).unwrap();
-    let disk = Qcow2::from_image(image, None, false, 0).unwrap();
-    let mut random = Random::new(11);
-    let mut model = vec![0u64; SECTORS as usize];
-    for step in 1..400 {
-        recorder.limit(Some(random.below(6000)));
-        let first = random.below(SECTORS - 20);
-        let sectors = 1 + random.below(20);
-        let bytes = sector(step).repeat(sectors as usize);
-        let full = match try_write(&disk, first * 512, &bytes) {
-            Ok(()) => disk.flush().err(),
-            Err(error) => Some(error),
-        };
-        if let Some(error) = full {
-            assert!(matches!(error, BlockError::NoSpace), "{error}");
-            recorder.limit(None);
-            // The same request again, as the machine does when there is room.
-            write(&disk, first * 512, &bytes);
-            disk.flush().unwrap();
-        }
-        model[first as usize..(first + sectors) as usize].fill(step);
-    }
-    recorder.limit(None);
-    drop(disk);
-    assert_eq!(assert_sound(&file), 0);
-    let bytes = read(&open(&file, None), 0, SECTORS * 512);
-    assert!(bytes.chunks(512).zip(&model).all(|(held, value)| held == sector(*value)));
-}

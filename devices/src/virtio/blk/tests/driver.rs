@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 use vm_memory::{Bytes, VolatileSlice};
 
 use super::super::config::*;
+use super::super::disk::{Disk, ID_LEN};
 use super::super::{Blk, Counters, Engine};
 use crate::block::ring::Idle;
 use crate::block::{Access, BlockBackend, BlockError, BlockInfo, FlushPlan, Placement};
@@ -43,6 +44,12 @@ pub struct TestDisk {
     pub flush_by_call: AtomicBool,
     /// What the next access to the last cluster fails with.
     pub failure: Mutex<Option<BlockError>>,
+    /// There is no room for anything that changes the disk.
+    pub full: AtomicBool,
+    /// What a flush has to make durable, if not the file.
+    pub synced: Option<Arc<File>>,
+    /// How often it was told of a sync that has failed.
+    pub failed_syncs: AtomicUsize,
 }
 
 impl TestDisk {
@@ -59,7 +66,14 @@ impl TestDisk {
             flushes: AtomicUsize::new(0),
             flush_by_call: AtomicBool::new(false),
             failure: Mutex::new(None),
+            full: AtomicBool::new(false),
+            synced: None,
+            failed_syncs: AtomicUsize::new(0),
         }
+    }
+
+    fn room(&self) -> Result<(), BlockError> {
+        if self.full.load(Ordering::SeqCst) { Err(BlockError::NoSpace) } else { Ok(()) }
     }
 
     pub fn check(&self, offset: u64, len: u64) -> Result<(), BlockError> {
@@ -105,6 +119,7 @@ impl BlockBackend for TestDisk {
     fn write_at(&self, bufs: &[VolatileSlice<'_>], mut offset: u64) -> Result<(), BlockError> {
         let len = bufs.iter().map(|buf| buf.len() as u64).sum();
         self.check(offset, len)?;
+        self.room()?;
         self.mark(offset, len);
         for buf in bufs {
             let mut data = vec![0u8; buf.len()];
@@ -116,6 +131,10 @@ impl BlockBackend for TestDisk {
     }
 
     fn flush(&self) -> Result<(), BlockError> {
+        self.room()?;
+        if self.failed_syncs.load(Ordering::SeqCst) > 0 {
+            return Err(BlockError::Io(std::io::Error::other("on purpose")));
+        }
         self.flushes.fetch_add(1, Ordering::SeqCst);
         Ok(())
     }
@@ -126,12 +145,16 @@ impl BlockBackend for TestDisk {
 
     fn zero(&self, offset: u64, len: u64, _: bool) -> Result<(), BlockError> {
         self.check(offset, len)?;
+        self.room()?;
         self.mark(offset, len);
         Ok(self.file.write_all_at(&vec![0; len as usize], offset)?)
     }
 
     fn place(&self, offset: u64, len: u64, access: Access) -> Result<Placement, BlockError> {
         self.check(offset, len)?;
+        if access == Access::Write {
+            self.room()?;
+        }
         let cluster = offset / CLUSTER;
         let written = self.written.lock().unwrap()[cluster as usize];
         let rest = (CLUSTER - offset % CLUSTER).min(len);
@@ -156,11 +179,22 @@ impl BlockBackend for TestDisk {
     fn plan_flush(&self) -> FlushPlan {
         if self.read_only {
             FlushPlan::Done
-        } else if self.flush_by_call.load(Ordering::SeqCst) {
+        } else if self.flush_by_call.load(Ordering::SeqCst)
+            || self.full.load(Ordering::SeqCst)
+            || self.failed_syncs.load(Ordering::SeqCst) > 0
+        {
             FlushPlan::Call
         } else {
-            FlushPlan::Sync(self.file.clone())
+            FlushPlan::Sync(self.synced.as_ref().unwrap_or(&self.file).clone())
         }
+    }
+
+    fn sync_failed(&self, _: &std::io::Error) {
+        self.failed_syncs.fetch_add(1, Ordering::SeqCst);
+    }
+
+    fn free_bytes(&self) -> Option<u64> {
+        Some(7)
     }
 }
 
@@ -185,6 +219,21 @@ pub fn engines() -> Vec<Variant> {
         Err(error) => eprintln!("skipped: no io_uring here: {error}"),
     }
     engines
+}
+
+/// A disk without a device.
+pub fn bare_disk(backend: TestDisk) -> Disk {
+    Disk {
+        name: "test".into(),
+        backend: Arc::new(backend),
+        serial: [0; ID_LEN],
+        read_only: false,
+        write_through: false,
+        inline: true,
+        counters: Arc::default(),
+        limiter: None,
+        shortages: Arc::default(),
+    }
 }
 
 /// A device over `backend`, as the variant says.

@@ -1,6 +1,8 @@
 //! Data on disks: every byte that was written is read, and every byte that was flushed outlives
 //! the process.
 
+mod host;
+
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
