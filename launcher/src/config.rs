@@ -23,7 +23,7 @@ use crate::logging::LogForm;
 use crate::units;
 pub use disks::MAX_DISK_SIZE;
 pub use layers::{Given, Layers, Origin, read_file};
-pub use network::{Net, Publish, Subnet};
+pub use network::{Net, NetworkConfig, Publish, Subnet, Vhost};
 pub use source::wanted;
 pub use value::{
     Digest, Disk, Format, digest as parse_digest, format as parse_format, mac as parse_mac,
@@ -103,21 +103,7 @@ pub struct Plan {
     /// Where the kernel comes from.
     pub boot: Boot,
     /// The network.
-    pub net: Net,
-    /// MAC address, if asked for.
-    pub mac: Option<[u8; 6]>,
-    /// MTU, if asked for.
-    pub mtu: Option<u16>,
-    /// Whether the kernel carries frames.
-    pub vhost: Vhost,
-    /// The guest's and its router's addresses, if asked for.
-    pub subnet: Option<Subnet>,
-    /// Ports of the host that lead to the guest.
-    pub publish: Vec<Publish>,
-    /// Whether the guest is told of its network.
-    pub dhcp: bool,
-    /// Whether TCP 5900 is Berth's.
-    pub vnc: bool,
+    pub network: NetworkConfig,
     /// Files for the config drive.
     pub cloud: CloudFiles,
     /// From the power button to the hard stop.
@@ -190,17 +176,6 @@ pub struct CloudFiles {
     pub vendordata: Option<PathBuf>,
 }
 
-/// Whether the kernel carries frames between guest and tap, by `/dev/vhost-net`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Vhost {
-    /// Where that can be opened.
-    Auto,
-    /// Or there is no machine.
-    On,
-    /// This process carries them.
-    Off,
-}
-
 /// What the serial console is joined to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ConsoleMode {
@@ -243,7 +218,6 @@ pub fn plan(layers: &Layers, host: &Host) -> Result<Plan, ConfigError> {
     let boot = boot(layers)?;
     let place = (image_dir.as_path(), name.as_str());
     let (root, fetch) = disks::root(layers, host, place, &boot, &mut warnings)?;
-    let network = network::wanted(layers, host)?;
     Ok(Plan {
         name,
         cpus,
@@ -253,14 +227,7 @@ pub fn plan(layers: &Layers, host: &Host) -> Result<Plan, ConfigError> {
         fetch,
         image_dir,
         boot,
-        net: network.net,
-        mac: network.mac,
-        mtu: network.mtu,
-        vhost: network.vhost,
-        subnet: network.subnet,
-        publish: network.publish,
-        dhcp: network.dhcp,
-        vnc: network.vnc,
+        network: network::config(layers, host)?,
         cloud: CloudFiles {
             metadata: cloud_file(layers, host, args::METADATA)?,
             userdata: cloud_file(layers, host, args::USERDATA)?,

@@ -142,7 +142,7 @@ fn prepare(plan: &Plan, console: &Arc<SerialConsole>, signals: &Signals) -> Resu
         fetched.map_err(|error| Failure::new(&error, exit::ERROR))?;
     }
     let place = Place::open(plan)?;
-    let nic = nic::attach(plan, plan.mac.unwrap_or(place.identity.mac))?;
+    let nic = nic::attach(plan, plan.network.mac.unwrap_or(place.identity.mac))?;
     let facts = GuestFacts {
         uuid: place.identity.uuid.to_string(),
         name: plan.name.clone(),
@@ -150,7 +150,7 @@ fn prepare(plan: &Plan, console: &Arc<SerialConsole>, signals: &Signals) -> Resu
     };
     let drive = config_drive::build(&sources, &facts)?;
     let disks = place.disks(plan, drive, &|| signals.asked())?;
-    let (nic, network) = nic.map_or((None, None), |nic| (Some(nic.config), nic.network));
+    let (nic, network) = nic.map_or((None, None), |nic| (Some(nic.config), Some(nic.network)));
     let config = MachineConfig {
         cpus: plan.cpus,
         memory_bytes: plan.memory_bytes,

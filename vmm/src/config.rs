@@ -66,6 +66,9 @@ pub struct DiskConfig {
 /// How data is moved between guest memory and files.
 pub use devices::virtio::blk::Engine as DiskEngine;
 
+/// What the threads of a network interface have done.
+pub use devices::virtio::net::Counters as NicCounters;
+
 /// A virtio-net device.
 pub struct NicConfig {
     /// One open tap queue file (IFF_VNET_HDR | IFF_NO_PI) for each queue pair.
@@ -77,6 +80,8 @@ pub struct NicConfig {
     pub mac: [u8; 6],
     /// MTU offered to the driver, 68 to 65535.
     pub mtu: Option<u16>,
+    /// Counts what threads of this process do; what the kernel carries, only the tap counts.
+    pub counters: Arc<NicCounters>,
 }
 
 /// What SMBIOS says of the machine.

@@ -142,6 +142,12 @@ impl Net {
         self
     }
 
+    /// Counts in `counters`. To be called before the device is plugged in.
+    pub fn with_counters(mut self, counters: Arc<Counters>) -> Net {
+        self.counters = counters;
+        self
+    }
+
     /// What was done so far.
     pub fn counters(&self) -> Arc<Counters> {
         self.counters.clone()

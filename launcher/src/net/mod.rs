@@ -4,7 +4,8 @@
 //! [`inspect`] looks around, [`plan`] decides (one way of [`mode`] each, with [`filter`]s and a
 //! [`ruleset`]), [`apply`] does it through [`netlink`], [`undo`] takes it back. [`guest`] is what
 //! the guest must be told: [`dhcp`] tells it, with the name servers that [`resolv`] finds, on a thread
-//! of its own. The rest runs on the main thread, before the machine and after it.
+//! of its own. [`statistics`] is what has gone through. The rest runs on the main thread, before the
+//! machine and after it.
 
 pub mod apply;
 pub mod before;
@@ -20,6 +21,7 @@ pub mod netlink;
 pub mod plan;
 pub mod resolv;
 pub mod ruleset;
+pub mod statistics;
 pub mod undo;
 
 use std::fs::{self, File};
@@ -79,7 +81,9 @@ pub enum NetError {
 
 /// The guest's network, ready.
 pub struct Prepared {
-    /// The queues of the guest's tap.
+    /// The guest's tap.
+    pub tap: String,
+    /// Its queues.
     pub taps: Vec<File>,
     /// The queue of the service tap: what the guest asks of DHCP and of routers, as frames. `None`:
     /// the guest is told nothing.
@@ -128,6 +132,7 @@ pub fn prepare(request: &Request) -> Result<Prepared, NetError> {
     let Applied { taps, service, undo } = apply::apply(netlink, lock, &plan)?;
     log::info!("network {}: {}", request.mode, plan.guest);
     Ok(Prepared {
+        tap: plan::Names::new(request.mode, &request.name).tap,
         taps,
         service,
         guest: plan.guest,
