@@ -5,12 +5,13 @@
 
 mod host;
 mod life;
+mod programs;
 mod refusals;
 mod talk;
 
 use std::net::IpAddr;
 
-use berth_tests::{Families, Pod, Report, Shape, SmallGuest, VirtualMachine};
+use berth_tests::{Families, Pod, Report, Shape, SmallGuest, VirtualMachine, scratch};
 use tempfile::TempDir;
 
 /// The guest's IPv6 address where the pod's is translated.
@@ -23,6 +24,8 @@ struct Inhabited {
     machine: VirtualMachine,
     /// As the pod was before.
     before: String,
+    /// With the key that opens the guest.
+    keys: TempDir,
     _directory: TempDir,
 }
 
@@ -43,19 +46,22 @@ fn inhabit(
         "pod" => format!("{INSIDE_V6}/64"),
         _ => format!("{}/{prefix6}", Pod::V6),
     };
+    let keys = scratch();
+    let key = programs::make_key(keys.path());
     let job = format!(
-        "net={mode} v4={} v6={} clients='{}' selves='{}' address6={address6}\n{}",
+        "net={mode} v4={} v6={} clients='{}' selves='{}' address6={address6} key='{key}' page={}\n{}",
         yes(pod.families.v4()),
         yes(pod.families.v6()),
         list(pod.clients()),
         list(pod.addresses()),
+        programs::PAGE,
         include_str!("guest.sh"),
     );
     let before = pod.pod.state();
     let guest = change(SmallGuest::running(&job).with_tools().flag("--net", mode));
     let (directory, mut machine) = guest.start_inside(&pod.pod);
     machine.wait_for("@@ ready");
-    Inhabited { pod, mode, machine, before, _directory: directory }
+    Inhabited { pod, mode, machine, before, keys, _directory: directory }
 }
 
 impl Inhabited {
