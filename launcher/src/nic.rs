@@ -216,9 +216,7 @@ fn made(plan: &Plan, request: &Request) -> Result<Nic, Box<dyn Error>> {
 }
 
 /// Starts to tell the guest of its network, if that is asked for.
-fn serve(
-    prepared: &mut Prepared,
-) -> io::Result<Option<(Service, Arc<dhcp::counters::Counters>)>> {
+fn serve(prepared: &mut Prepared) -> io::Result<Option<(Service, Arc<dhcp::counters::Counters>)>> {
     let Some(frames) = prepared.service.take() else { return Ok(None) };
     let resolver = ResolverSource::new(prepared.resolvers.iter().map(PathBuf::from));
     let counters = Arc::<dhcp::counters::Counters>::default();
@@ -262,6 +260,43 @@ fn open_vhost(device: &Path, wish: Vhost, pairs: usize) -> Result<Vec<File>, NoV
 mod tests {
     use super::*;
     use crate::failure::sentence;
+    use crate::net::netlink::link::LinkCounters;
+
+    #[test]
+    fn what_each_has_counted_is_joined() {
+        let tap = TapStatistics {
+            link: LinkCounters {
+                rx_packets: 10,
+                tx_packets: 20,
+                rx_bytes: 1000,
+                tx_bytes: 2000,
+                rx_errors: 1,
+                rx_dropped: 2,
+                tx_dropped: 4,
+            },
+            refused: 5,
+        };
+        let device = DeviceCounters::default();
+        device.rx_dropped.store(3, Ordering::Relaxed);
+        device.tx_dropped.store(2, Ordering::Relaxed);
+        let dhcp = dhcp::counters::Counters::default();
+        let counters = counted(tap, &device, Some(&dhcp));
+        let want = NicCounters {
+            rx: Traffic { frames: 17, bytes: 2000, dropped: 7 },
+            tx: Traffic { frames: 10, bytes: 1000, dropped: 3 },
+            tx_refused: 5,
+            lease_v4: None,
+            lease_v6: None,
+        };
+        assert_eq!(counters, want);
+        assert_eq!(
+            counters.to_string(),
+            "17 frames (2000 bytes, 7 more dropped) received, 10 frames (1000 bytes, 3 more \
+             dropped) sent, 5 of them refused by the fence"
+        );
+        device.tx_dropped.store(9, Ordering::Relaxed);
+        assert_eq!(counted(tap, &device, None).tx.dropped, 9);
+    }
 
     #[test]
     fn vhost_is_opened_for_each_pair_where_it_is() {
