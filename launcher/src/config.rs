@@ -14,7 +14,8 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use vmm::config::{DiskEngine, MAX_CPUS};
+pub use vmm::config::DiskEngine;
+use vmm::config::MAX_CPUS;
 
 use crate::args::{self, Field};
 use crate::host::Host;
@@ -22,7 +23,7 @@ use crate::image::fetch::Wanted;
 use crate::logging::LogForm;
 use crate::units;
 pub use disks::MAX_DISK_SIZE;
-pub use layers::{Given, Layers, Origin, read_file};
+pub use layers::{Given, Layers, Origin};
 pub use network::{Net, NetworkConfig, Publish, Subnet, Vhost};
 pub use source::wanted;
 pub use value::{
@@ -75,6 +76,9 @@ pub enum ConfigError {
         /// What is wrong in it.
         reason: String,
     },
+    /// There is nothing to boot.
+    #[error("no image to boot; name a qcow2 or raw image: berth run IMAGE")]
+    NoImage,
     /// Settings that contradict each other, or a missing one; the whole sentence.
     #[error("{0}")]
     Together(String),

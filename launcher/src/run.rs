@@ -16,8 +16,8 @@ use std::time::{Duration, Instant};
 
 use vmm::config::{BootConfig, DiskConfig, DiskEngine, Identity as BoardIdentity, MachineConfig};
 
-use crate::args::{self, RunArgs};
-use crate::config::{self, Boot, ConfigError, ConsoleMode, Layers, Plan, Root, show_mac};
+use crate::args::RunArgs;
+use crate::config::{self, Boot, ConsoleMode, Layers, Plan, Root, show_mac};
 use crate::config_drive;
 use crate::config_drive::disk::MemoryDisk;
 use crate::config_drive::documents::GuestFacts;
@@ -44,21 +44,8 @@ const CONSOLE_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Runs a machine from beginning to end; answers the exit status.
 pub fn run(args: &RunArgs) -> u8 {
-    program::with_log(|| layers(args), logged)
-}
-
-/// Flags, environment and file.
-fn layers(args: &RunArgs) -> Result<Layers, Failure> {
-    let (config, environment) =
-        args::from_environment(|name| std::env::var_os(name)).map_err(ConfigError::from)?;
-    let file = match args.config.clone().or(config) {
-        Some(path) => {
-            let settings = config::read_file(&path)?;
-            Some((path, settings))
-        }
-        None => None,
-    };
-    Ok(Layers { flags: args.settings.clone(), environment, file })
+    let layers = || Ok(Layers::gather(args.config.as_deref(), &args.settings)?);
+    program::with_log(layers, logged)
 }
 
 /// The story, with a log to tell it to.

@@ -514,7 +514,10 @@ fn the_network_by_default_and_in_parts() {
         let subnet = with(&["--vm-ip", ip, "--vm-gw", gw]).unwrap().network.subnet.unwrap();
         assert_eq!((subnet.guest.to_string(), subnet.gateway.to_string()), (ip.into(), gw.into()));
     }
-    assert_eq!(with(&["--vm-ip", "192.168.254.2"]).unwrap().network.subnet, Some(Subnet::default()));
+    assert_eq!(
+        with(&["--vm-ip", "192.168.254.2"]).unwrap().network.subnet,
+        Some(Subnet::default())
+    );
     for (ip, gw) in [
         ("10.0.0.4", "10.0.0.5"),
         ("10.0.0.7", "10.0.0.6"),

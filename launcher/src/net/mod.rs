@@ -40,7 +40,8 @@ use crate::config::Publish;
 
 /// Capability 12 of capabilities(7).
 const CAP_NET_ADMIN: u32 = 12;
-const TUN: &str = "/dev/net/tun";
+/// The device that taps are made with.
+pub const TUN: &str = "/dev/net/tun";
 
 /// Why there is no network for the guest.
 #[derive(Debug, thiserror::Error)]
@@ -117,11 +118,7 @@ pub fn prepare(request: &Request) -> Result<Prepared, NetError> {
     privileged(request.mode)?;
     let ports = request.publish.iter().map(|publish| take(*publish)).collect::<Result<_, _>>()?;
     let lock = lock::take().map_err(NetError::Lock)?;
-    let mut netlink = Netlink::open().map_err(|error| NetError::Look(error.into()))?;
-    let mut facts = Facts::gather(&mut netlink).map_err(NetError::Look)?;
-    if request.mode == Mode::Direct {
-        facts.find_gateway(&mut netlink).map_err(NetError::Look)?;
-    }
+    let (facts, netlink) = look(request.mode == Mode::Direct)?;
     let plan = plan::plan(request, &facts)?;
     for warning in &plan.warnings {
         log::warn!("{warning}");
@@ -146,11 +143,42 @@ pub fn prepare(request: &Request) -> Result<Prepared, NetError> {
     })
 }
 
+/// Looks around in this network namespace, and changes nothing: what a plan is made of, and whether
+/// the kernel has rules to translate addresses by. `gateway`: also looks for the hardware address of
+/// IPv6's gateway, as `--net direct` needs it.
+///
+/// # Errors
+/// [`NetError::Look`].
+pub fn examine(gateway: bool) -> Result<(Facts, Result<(), Refused>), NetError> {
+    let (facts, mut netlink) = look(gateway)?;
+    Ok((facts, netlink.tables().map(drop)))
+}
+
+fn look(gateway: bool) -> Result<(Facts, Netlink), NetError> {
+    let mut netlink = Netlink::open().map_err(|error| NetError::Look(error.into()))?;
+    let mut facts = Facts::gather(&mut netlink).map_err(NetError::Look)?;
+    if gateway {
+        facts.find_gateway(&mut netlink).map_err(NetError::Look)?;
+    }
+    Ok((facts, netlink))
+}
+
+/// The ports of `publish` that cannot be had, why for each. They are given back at once.
+pub fn busy_ports(publish: &[Publish]) -> Vec<NetError> {
+    let taken: Vec<_> = publish.iter().map(|publish| take(*publish)).collect();
+    taken.into_iter().filter_map(Result::err).collect()
+}
+
+/// Whether this process has the capability to set up networks; `None`: it cannot tell.
+pub fn is_privileged() -> Option<bool> {
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"))?;
+    let effective = u64::from_str_radix(effective.trim(), 16).ok()?;
+    Some(effective & (1 << CAP_NET_ADMIN) != 0)
+}
+
 fn privileged(mode: Mode) -> Result<(), NetError> {
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
-    let effective = effective.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok());
-    let what = if effective.is_some_and(|set| set & (1 << CAP_NET_ADMIN) == 0) {
+    let what = if is_privileged() == Some(false) {
         "the capability CAP_NET_ADMIN"
     } else if !Path::new(TUN).exists() {
         "the device /dev/net/tun"
