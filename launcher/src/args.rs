@@ -4,6 +4,7 @@
 //! each fill. [`Field`] joins the three names of a setting, so that a mistake can be reported by
 //! the name the user wrote. What the text means is decided in `config.rs`.
 
+pub mod check;
 pub mod image;
 pub mod pull;
 
@@ -35,8 +36,8 @@ pub enum Command {
     #[command(after_help = AFTER_HELP)]
     Run(Box<RunArgs>),
     /// Say what would stop or slow down berth run with the same settings, and what to do about it
-    #[command(after_help = CHECK_HELP)]
-    Check(Box<CheckArgs>),
+    #[command(after_help = check::AFTER_HELP)]
+    Check(Box<check::CheckArgs>),
     /// Look after disk images by hand
     Image(image::ImageArgs),
 }
@@ -52,24 +53,6 @@ Exit status: 0 the guest powered off; 1 an error before the machine ran; 2 a mis
 environment or configuration; 3 the guest's kernel panicked; 4 triple fault; 5 the machine could \
 not go on; 6 stopped after --stop-timeout; 7 stopped at once by a second signal; 101 a bug in \
 Berth.";
-
-const CHECK_HELP: &str = "\
-Takes the settings of berth run: flags, environment and file. Nothing is changed, and nothing is \
-fetched. One line for each finding: ok, warning, error, then what is wrong, then what to do about it; \
-and one for each step that would be done to the network.
-
-Exit status: 0, or 1 if berth run would be stopped.";
-
-/// `berth check`.
-#[derive(Debug, Args)]
-pub struct CheckArgs {
-    /// Those of `berth run`.
-    #[command(flatten)]
-    pub run: RunArgs,
-    /// Answer for people, or for programs
-    #[arg(long, short = 'o', value_name = "FORM", default_value = "text", help_heading = "Answer")]
-    pub output: image::Output,
-}
 
 /// `berth run`.
 #[derive(Debug, Args)]

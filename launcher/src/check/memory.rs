@@ -28,7 +28,8 @@ pub fn judge(guest: u64, limit: Option<MemoryLimit>, place: Place) -> Finding {
         "{asked} MiB for the guest, of {have} MiB {whose}, leave too little for Berth itself: once \
          the guest has used all its memory, the kernel may kill it"
     );
-    let less = limit.bytes.saturating_sub(BESIDE_GUEST) / MIB & !1;
+    // In multiples of 2 MiB, as a machine has it.
+    let less = limit.bytes.saturating_sub(BESIDE_GUEST) / MIB / 2 * 2;
     let remedy = match (limit.by_cgroup, place) {
         (true, Place::Container) => {
             format!("resources: {{limits: {{memory: {}Mi}}}}", needed.div_ceil(MIB))

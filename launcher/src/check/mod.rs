@@ -18,7 +18,7 @@ use std::io::{self, Write as _};
 use devices::virtio::blk::has_io_uring;
 use serde_json::{Value, json};
 
-use crate::args::CheckArgs;
+use crate::args::check::CheckArgs;
 use crate::args::image::Output;
 use crate::config::{self, ConfigError, DiskEngine, Layers, Plan, Root};
 use crate::exit;
@@ -211,9 +211,10 @@ mod tests {
 
     #[test]
     fn an_error_is_what_stops() {
-        let mut report = Report::default();
-        report.findings = vec![Finding::fine("a", "b"), Finding::warning("c", "d").remedy("e")];
-        report.network = vec!["guest".to_owned(), "bring it up".to_owned()];
+        let mut report = Report {
+            findings: vec![Finding::fine("a", "b"), Finding::warning("c", "d").remedy("e")],
+            network: vec!["guest".to_owned(), "bring it up".to_owned()],
+        };
         assert!(!report.stops());
         assert_eq!(
             report.as_text(),

@@ -163,7 +163,7 @@ fn forwarding(steps: &[Step]) -> Finding {
         .collect();
     let text = match switched.as_slice() {
         [] => "on already".to_owned(),
-        steps => format!("would be switched on, which is possible: {}", steps.join(", ")),
+        steps => format!("would be switched on, as NET_ADMIN may: {}", steps.join(", ")),
     };
     Finding::fine("forwarding", text)
 }

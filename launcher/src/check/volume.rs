@@ -18,7 +18,8 @@ use crate::units;
 
 const SUBJECT: &str = "image volume";
 /// Less is no room for a machine to write anything, in bytes.
-const LEAST: u64 = 64 << 20;
+const LEAST: u64 = 64 * MIB;
+const MIB: u64 = 1 << 20;
 /// For a file that has to have a name for a moment.
 const TRIAL: &str = ".berth-check";
 
@@ -109,8 +110,8 @@ impl Volume {
 
     fn space(&self, disk: Option<u64>) -> Option<Finding> {
         let free = self.free?;
-        let text =
-            format!("{}: {} free", self.dir.display(), units::show(free & !(LEAST / 64 - 1)));
+        let made = if self.there == self.dir { "" } else { ", which would be made" };
+        let text = format!("{}{made}: {} free", self.dir.display(), units::show(free / MIB * MIB));
         let remedy = "make room, or the volume larger";
         if free < LEAST {
             return Some(Finding::error(SUBJECT, format!("{text}, too little")).remedy(remedy));
