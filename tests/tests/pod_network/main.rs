@@ -4,6 +4,7 @@
 //! `guest.sh` is the guest's half. Each boot does as much as it can, since it is what takes time.
 
 mod host;
+mod hostile;
 mod life;
 mod programs;
 mod refusals;
@@ -71,6 +72,8 @@ impl Inhabited {
         let report = self.machine.wait_for_exit();
         report.expect_success();
         assert_eq!(report.value("errors"), "0 0");
+        let counted = report.log.lines().find(|line| line.contains("the guest's interface: "));
+        println!("{}", counted.unwrap_or_else(|| panic!("nobody counted: {report}")));
         assert_same(&self.before, &self.pod.pod.state());
         report
     }
