@@ -4,6 +4,7 @@
 //! each fill. [`Field`] joins the three names of a setting, so that a mistake can be reported by
 //! the name the user wrote. What the text means is decided in `config.rs`.
 
+pub mod check;
 pub mod image;
 pub mod pull;
 
@@ -34,6 +35,9 @@ pub enum Command {
     /// Prepare the disk and the config drive, boot the machine, serve it, shut it down
     #[command(after_help = AFTER_HELP)]
     Run(Box<RunArgs>),
+    /// Say what would stop or slow down berth run with the same settings, and what to do about it
+    #[command(after_help = check::AFTER_HELP)]
+    Check(Box<check::CheckArgs>),
     /// Look after disk images by hand
     Image(image::ImageArgs),
 }

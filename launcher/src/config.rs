@@ -26,8 +26,8 @@ use crate::logging::LogForm;
 use crate::units;
 pub use disk::Disk;
 pub use disks::MAX_DISK_SIZE;
-pub use layers::{Given, Layers, Origin, read_file};
-pub use network::{Net, Publish, Subnet};
+pub use layers::{Given, Layers, Origin};
+pub use network::{Net, NetworkConfig, Publish, Subnet, Vhost};
 pub use source::wanted;
 pub use value::{
     Digest, Format, digest as parse_digest, format as parse_format, mac as parse_mac,
@@ -79,6 +79,9 @@ pub enum ConfigError {
         /// What is wrong in it.
         reason: String,
     },
+    /// There is nothing to boot.
+    #[error("no image to boot; name a qcow2 or raw image: berth run IMAGE")]
+    NoImage,
     /// Settings that contradict each other, or a missing one; the whole sentence.
     #[error("{0}")]
     Together(String),
@@ -107,21 +110,7 @@ pub struct Plan {
     /// Where the kernel comes from.
     pub boot: Boot,
     /// The network.
-    pub net: Net,
-    /// MAC address, if asked for.
-    pub mac: Option<[u8; 6]>,
-    /// MTU, if asked for.
-    pub mtu: Option<u16>,
-    /// Whether the kernel carries frames.
-    pub vhost: Vhost,
-    /// The guest's and its router's addresses, if asked for.
-    pub subnet: Option<Subnet>,
-    /// Ports of the host that lead to the guest.
-    pub publish: Vec<Publish>,
-    /// Whether the guest is told of its network.
-    pub dhcp: bool,
-    /// Whether TCP 5900 is Berth's.
-    pub vnc: bool,
+    pub network: NetworkConfig,
     /// Files for the config drive.
     pub cloud: CloudFiles,
     /// From the power button to the hard stop.
@@ -196,17 +185,6 @@ pub struct CloudFiles {
     pub vendordata: Option<PathBuf>,
 }
 
-/// Whether the kernel carries frames between guest and tap, by `/dev/vhost-net`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Vhost {
-    /// Where that can be opened.
-    Auto,
-    /// Or there is no machine.
-    On,
-    /// This process carries them.
-    Off,
-}
-
 /// What the serial console is joined to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ConsoleMode {
@@ -249,7 +227,6 @@ pub fn plan(layers: &Layers, host: &Host) -> Result<Plan, ConfigError> {
     let boot = boot(layers)?;
     let place = (image_dir.as_path(), name.as_str());
     let (root, fetch) = disks::root(layers, host, place, &boot, &mut warnings)?;
-    let network = network::wanted(layers, host)?;
     Ok(Plan {
         name,
         cpus,
@@ -259,14 +236,7 @@ pub fn plan(layers: &Layers, host: &Host) -> Result<Plan, ConfigError> {
         fetch,
         image_dir,
         boot,
-        net: network.net,
-        mac: network.mac,
-        mtu: network.mtu,
-        vhost: network.vhost,
-        subnet: network.subnet,
-        publish: network.publish,
-        dhcp: network.dhcp,
-        vnc: network.vnc,
+        network: network::config(layers, host)?,
         cloud: CloudFiles {
             metadata: cloud_file(layers, host, args::METADATA)?,
             userdata: cloud_file(layers, host, args::USERDATA)?,

@@ -3,9 +3,10 @@
 //! [`args`] holds what was typed, [`config`] makes a plan of it, [`run`] tells the story:
 //! [`image`] and [`config_drive`] prepare the disks, [`net`] the network, [`machine`] is started,
 //! [`console`] and [`terminal`] join it to the user, [`shutdown`] ends it, [`exit`] says how it
-//! ended. [`pull`] fetches an image without running it.
+//! ended. [`pull`] fetches an image without running it, [`check`] looks whether one would run.
 
 mod args;
+mod check;
 mod config;
 mod config_drive;
 mod console;
@@ -43,6 +44,7 @@ fn main() -> ExitCode {
     });
     match cli.command {
         Command::Run(args) => ExitCode::from(run::run(&args)),
+        Command::Check(args) => ExitCode::from(check::run(&args)),
         Command::Image(args) => ExitCode::from(image::commands::run(&args)),
     }
 }

@@ -6,45 +6,166 @@
 //! is taken back when it goes.
 
 use std::error::Error;
+use std::fmt;
 use std::fs::File;
 use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
+use devices::net::MacAddr;
+use devices::virtio::net::Counters as DeviceCounters;
 use vmm::config::NicConfig;
 
 use crate::config::{Net, Plan, Vhost};
 use crate::exit;
 use crate::failure::Failure;
-use crate::net::dhcp::Service;
-use crate::net::dhcp::counters::Counters;
+use crate::net::dhcp::counters::Lease;
+use crate::net::dhcp::{self, Service};
+use crate::net::netlink::Refused;
 use crate::net::plan::{Mode, Request};
 use crate::net::resolv::ResolverSource;
+use crate::net::statistics::{Statistics, TapStatistics};
 use crate::net::{self, Prepared, link};
 
-const VHOST_NET: &str = "/dev/vhost-net";
+/// The kernel's way of carrying frames.
+pub const VHOST_NET: &str = "/dev/vhost-net";
 
 /// The guest's interface.
 pub struct Nic {
     /// For the machine.
     pub config: NicConfig,
     /// For as long as the machine runs.
-    pub network: Option<Network>,
+    pub network: Network,
 }
 
-/// A network that was made for the guest, in the order in which it goes.
+/// What is behind the guest's interface, in the order in which it goes.
 pub struct Network {
-    service: Option<(Service, Arc<Counters>)>,
-    _prepared: Prepared,
+    dhcp: Option<(Service, Arc<dhcp::counters::Counters>)>,
+    statistics: Statistics,
+    device: Arc<DeviceCounters>,
+    _prepared: Option<Prepared>,
+    /// Keeps a tap of ours, and what it has counted, until the end was told.
+    _tap: Option<File>,
+}
+
+/// What has gone through the guest's interface, whoever carried it; rx and tx are seen from the
+/// guest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NicCounters {
+    /// To the guest.
+    pub rx: Traffic,
+    /// From the guest.
+    pub tx: Traffic,
+    /// Of what the guest sent, frames that the fence refused: not its addresses, or not for a guest
+    /// to say. They are in `tx` too.
+    pub tx_refused: u64,
+    /// The IPv4 address that the guest has taken by DHCP.
+    pub lease_v4: Option<Lease<Ipv4Addr>>,
+    /// The IPv6 address that the guest has taken by DHCPv6.
+    pub lease_v6: Option<Lease<Ipv6Addr>>,
+}
+
+/// One direction of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// Ethernet frames; one that is left unsegmented counts once.
+    pub frames: u64,
+    /// Their bytes, with Ethernet headers.
+    pub bytes: u64,
+    /// Frames lost for want of room, or malformed; they are not in `frames`.
+    pub dropped: u64,
+}
+
+impl Network {
+    /// What has gone through so far.
+    ///
+    /// # Errors
+    /// What the kernel says: the interface may be gone.
+    pub fn counters(&self) -> Result<NicCounters, Refused> {
+        let dhcp = self.dhcp.as_ref().map(|(_, counters)| &**counters);
+        Ok(counted(self.statistics.read()?, &self.device, dhcp))
+    }
+}
+
+/// Joins what the tap, the device and the DHCP server have counted. The tap's rx is the guest's tx.
+fn counted(
+    tap: TapStatistics,
+    device: &DeviceCounters,
+    dhcp: Option<&dhcp::counters::Counters>,
+) -> NicCounters {
+    let TapStatistics { link, refused } = tap;
+    let rx_dropped = device.rx_dropped.load(Ordering::Relaxed);
+    let tx_dropped = device.tx_dropped.load(Ordering::Relaxed);
+    NicCounters {
+        rx: Traffic {
+            frames: link.tx_packets.saturating_sub(rx_dropped),
+            bytes: link.tx_bytes,
+            dropped: link.tx_dropped.saturating_add(rx_dropped),
+        },
+        tx: Traffic {
+            frames: link.rx_packets,
+            bytes: link.rx_bytes,
+            // What the tap does not take, the device has counted too.
+            dropped: link.rx_dropped.saturating_add(link.rx_errors).max(tx_dropped),
+        },
+        tx_refused: refused,
+        lease_v4: dhcp.and_then(dhcp::counters::Counters::lease_v4),
+        lease_v6: dhcp.and_then(dhcp::counters::Counters::lease_v6),
+    }
+}
+
+impl fmt::Display for NicCounters {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { rx, tx, .. } = self;
+        write!(f, "{rx} received, {tx} sent")?;
+        if self.tx_refused != 0 {
+            write!(f, ", {} of them refused by the fence", self.tx_refused)?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Traffic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} frames ({} bytes, {} more dropped)", self.frames, self.bytes, self.dropped)
+    }
 }
 
 impl Drop for Network {
     fn drop(&mut self) {
-        if let Some((service, counters)) = self.service.take() {
+        match self.counters() {
+            Ok(counters) => log::info!("the guest's interface: {counters}"),
+            Err(error) => log::debug!("the guest's interface counts no more: {error}"),
+        }
+        if let Some((service, counters)) = self.dhcp.take() {
             drop(service);
             log::info!("the guest's configuration: {counters}");
         }
     }
+}
+
+/// What is asked of [`net`], if it is to make a network for the interface.
+pub fn request(plan: &Plan, mac: MacAddr) -> Option<Request> {
+    let network = &plan.network;
+    let mode = match network.net {
+        Net::None | Net::Tap(_) => return None,
+        Net::Pod => Mode::Pod,
+        Net::Direct => Mode::Direct,
+        Net::Nat => Mode::Nat,
+    };
+    Some(Request {
+        name: plan.name.clone(),
+        mode,
+        mac,
+        mtu: network.mtu,
+        cpus: plan.cpus,
+        subnet: network.subnet,
+        publish: network.publish.clone(),
+        dhcp: network.dhcp,
+        vnc: network.vnc,
+    })
 }
 
 /// Makes the interface that `plan` asks for; `mac` is its hardware address, unless it takes the
@@ -52,48 +173,53 @@ impl Drop for Network {
 ///
 /// # Errors
 /// The network cannot be made, or a tap or vhost cannot be had; nothing is left of it then.
-pub fn attach(plan: &Plan, mac: [u8; 6]) -> Result<Option<Nic>, Failure> {
+pub fn attach(plan: &Plan, mac: MacAddr) -> Result<Option<Nic>, Failure> {
     let failed = |error: &(dyn Error + 'static)| Failure::new(error, exit::ERROR);
-    let vhost =
-        |pairs| open_vhost(Path::new(VHOST_NET), plan.vhost, pairs).map_err(|error| failed(&error));
-    let mode = match &plan.net {
-        Net::None => return Ok(None),
-        Net::Tap(name) => {
-            let tap = link::open(name, plan.cpus).map_err(|error| failed(&error))?;
-            let vhost = vhost(tap.queues.len())?;
-            let mtu = plan.mtu.or(tap.mtu).filter(|mtu| *mtu >= 68);
-            let config = NicConfig { taps: tap.queues, vhost, mac, mtu };
-            return Ok(Some(Nic { config, network: None }));
-        }
-        Net::Pod => Mode::Pod,
-        Net::Direct => Mode::Direct,
-        Net::Nat => Mode::Nat,
+    let nic = if let Net::Tap(name) = &plan.network.net {
+        existing(plan, name, mac)
+    } else if let Some(request) = request(plan, mac) {
+        made(plan, &request)
+    } else {
+        return Ok(None);
     };
-    let request = Request {
-        name: plan.name.clone(),
-        mode,
-        mac,
-        mtu: plan.mtu,
-        cpus: plan.cpus,
-        subnet: plan.subnet,
-        publish: plan.publish.clone(),
-        dhcp: plan.dhcp,
-        vnc: plan.vnc,
-    };
-    let mut prepared = net::prepare(&request).map_err(|error| failed(&error))?;
+    nic.map(Some).map_err(|error| failed(&*error))
+}
+
+/// An interface on a tap that exists.
+fn existing(plan: &Plan, name: &str, mac: MacAddr) -> Result<Nic, Box<dyn Error>> {
+    let tap = link::open(name, plan.cpus)?;
+    let vhost = open_vhost(Path::new(VHOST_NET), plan.network.vhost, tap.queues.len())?;
+    let mtu = plan.network.mtu.or(tap.mtu).filter(|mtu| *mtu >= 68);
+    let device = Arc::<DeviceCounters>::default();
+    let counters = Arc::clone(&device);
+    let config = NicConfig { taps: tap.queues, vhost, mac, mtu, counters };
+    let statistics = Statistics::open(name)?;
+    let network = Network { dhcp: None, statistics, device, _prepared: None, _tap: None };
+    Ok(Nic { config, network })
+}
+
+/// An interface on a tap of ours.
+fn made(plan: &Plan, request: &Request) -> Result<Nic, Box<dyn Error>> {
+    let mut prepared = net::prepare(request)?;
     let taps = std::mem::take(&mut prepared.taps);
-    let vhost = vhost(taps.len())?;
+    let vhost = open_vhost(Path::new(VHOST_NET), plan.network.vhost, taps.len())?;
     let guest = &prepared.guest;
-    let config = NicConfig { taps, vhost, mac: guest.mac, mtu: Some(guest.mtu) };
-    let service = serve(&mut prepared).map_err(|error| failed(&NoService(error)))?;
-    Ok(Some(Nic { config, network: Some(Network { service, _prepared: prepared }) }))
+    let (mac, mtu) = (guest.mac, Some(guest.mtu));
+    let statistics = Statistics::open(&prepared.tap)?;
+    let tap = taps.first().map(File::try_clone).transpose()?;
+    let device = Arc::<DeviceCounters>::default();
+    let counters = Arc::clone(&device);
+    let config = NicConfig { taps, vhost, mac, mtu, counters };
+    let dhcp = serve(&mut prepared).map_err(NoService)?;
+    let network = Network { dhcp, statistics, device, _prepared: Some(prepared), _tap: tap };
+    Ok(Nic { config, network })
 }
 
 /// Starts to tell the guest of its network, if that is asked for.
-fn serve(prepared: &mut Prepared) -> io::Result<Option<(Service, Arc<Counters>)>> {
+fn serve(prepared: &mut Prepared) -> io::Result<Option<(Service, Arc<dhcp::counters::Counters>)>> {
     let Some(frames) = prepared.service.take() else { return Ok(None) };
     let resolver = ResolverSource::new(prepared.resolvers.iter().map(PathBuf::from));
-    let counters = Arc::new(Counters::default());
+    let counters = Arc::<dhcp::counters::Counters>::default();
     let service = Service::start(frames, prepared.guest.clone(), resolver, Arc::clone(&counters))?;
     Ok(Some((service, counters)))
 }
@@ -134,6 +260,43 @@ fn open_vhost(device: &Path, wish: Vhost, pairs: usize) -> Result<Vec<File>, NoV
 mod tests {
     use super::*;
     use crate::failure::sentence;
+    use crate::net::netlink::link::LinkCounters;
+
+    #[test]
+    fn what_each_has_counted_is_joined() {
+        let tap = TapStatistics {
+            link: LinkCounters {
+                rx_packets: 10,
+                tx_packets: 20,
+                rx_bytes: 1000,
+                tx_bytes: 2000,
+                rx_errors: 1,
+                rx_dropped: 2,
+                tx_dropped: 4,
+            },
+            refused: 5,
+        };
+        let device = DeviceCounters::default();
+        device.rx_dropped.store(3, Ordering::Relaxed);
+        device.tx_dropped.store(2, Ordering::Relaxed);
+        let dhcp = dhcp::counters::Counters::default();
+        let counters = counted(tap, &device, Some(&dhcp));
+        let want = NicCounters {
+            rx: Traffic { frames: 17, bytes: 2000, dropped: 7 },
+            tx: Traffic { frames: 10, bytes: 1000, dropped: 3 },
+            tx_refused: 5,
+            lease_v4: None,
+            lease_v6: None,
+        };
+        assert_eq!(counters, want);
+        assert_eq!(
+            counters.to_string(),
+            "17 frames (2000 bytes, 7 more dropped) received, 10 frames (1000 bytes, 3 more \
+             dropped) sent, 5 of them refused by the fence"
+        );
+        device.tx_dropped.store(9, Ordering::Relaxed);
+        assert_eq!(counted(tap, &device, None).tx.dropped, 9);
+    }
 
     #[test]
     fn vhost_is_opened_for_each_pair_where_it_is() {

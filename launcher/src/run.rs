@@ -18,8 +18,8 @@ use vmm::config::{
     BootConfig, DiskConfig, DiskEngine, DiskLimits, Identity as BoardIdentity, MachineConfig,
 };
 
-use crate::args::{self, RunArgs};
-use crate::config::{self, Boot, ConfigError, ConsoleMode, Layers, Plan, Root, show_mac};
+use crate::args::RunArgs;
+use crate::config::{self, Boot, ConsoleMode, Layers, Plan, Root, show_mac};
 use crate::config_drive;
 use crate::config_drive::disk::MemoryDisk;
 use crate::config_drive::documents::GuestFacts;
@@ -46,21 +46,8 @@ const CONSOLE_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Runs a machine from beginning to end; answers the exit status.
 pub fn run(args: &RunArgs) -> u8 {
-    program::with_log(|| layers(args), logged)
-}
-
-/// Flags, environment and file.
-fn layers(args: &RunArgs) -> Result<Layers, Failure> {
-    let (config, environment) =
-        args::from_environment(|name| std::env::var_os(name)).map_err(ConfigError::from)?;
-    let file = match args.config.clone().or(config) {
-        Some(path) => {
-            let settings = config::read_file(&path)?;
-            Some((path, settings))
-        }
-        None => None,
-    };
-    Ok(Layers { flags: args.settings.clone(), environment, file })
+    let layers = || Ok(Layers::gather(args.config.as_deref(), &args.settings)?);
+    program::with_log(layers, logged)
 }
 
 /// The story, with a log to tell it to.
@@ -144,7 +131,7 @@ fn prepare(plan: &Plan, console: &Arc<SerialConsole>, signals: &Signals) -> Resu
         fetched.map_err(|error| Failure::new(&error, exit::ERROR))?;
     }
     let place = Place::open(plan)?;
-    let nic = nic::attach(plan, plan.mac.unwrap_or(place.identity.mac))?;
+    let nic = nic::attach(plan, plan.network.mac.unwrap_or(place.identity.mac))?;
     let facts = GuestFacts {
         uuid: place.identity.uuid.to_string(),
         name: plan.name.clone(),
@@ -152,7 +139,7 @@ fn prepare(plan: &Plan, console: &Arc<SerialConsole>, signals: &Signals) -> Resu
     };
     let drive = config_drive::build(&sources, &facts)?;
     let disks = place.disks(plan, drive, &|| signals.asked())?;
-    let (nic, network) = nic.map_or((None, None), |nic| (Some(nic.config), nic.network));
+    let (nic, network) = nic.map_or((None, None), |nic| (Some(nic.config), Some(nic.network)));
     let config = MachineConfig {
         cpus: plan.cpus,
         memory_bytes: plan.memory_bytes,

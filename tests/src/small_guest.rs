@@ -94,7 +94,8 @@ impl SmallGuest {
         self.flag("--disk", format!("{},{options}", path.display()))
     }
 
-    /// Adds the disk with fio, iperf3, ethtool, lspci and socat; the job calls `tools` first.
+    /// Adds the disk with fio, iperf3, sockperf, ethtool, lspci, socat and dropbear; the job calls
+    /// `tools` first.
     pub fn with_tools(self) -> Self {
         self.disk(&guest_file("small/tools.raw"), "format=raw,ro,serial=tools")
     }

@@ -72,6 +72,9 @@ pub use devices::virtio::blk::Engine as DiskEngine;
 /// What a disk may do in a second.
 pub use devices::virtio::blk::Limits as DiskLimits;
 
+/// What the threads of a network interface have done.
+pub use devices::virtio::net::Counters as NicCounters;
+
 /// A virtio-net device.
 pub struct NicConfig {
     /// One open tap queue file (IFF_VNET_HDR | IFF_NO_PI) for each queue pair.
@@ -83,6 +86,8 @@ pub struct NicConfig {
     pub mac: [u8; 6],
     /// MTU offered to the driver, 68 to 65535.
     pub mtu: Option<u16>,
+    /// Counts what threads of this process do; what the kernel carries, only the tap counts.
+    pub counters: Arc<NicCounters>,
 }
 
 /// What SMBIOS says of the machine.

@@ -92,6 +92,14 @@ pub struct Blk {
     malformed: Arc<AtomicU64>,
 }
 
+/// Whether disks can be moved by [`Engine::IoUring`] here.
+///
+/// # Errors
+/// Why not: the kernel has no io_uring, or does not allow it.
+pub fn has_io_uring() -> std::io::Result<()> {
+    Idle::new(uring::OPERATIONS).map(drop)
+}
+
 impl Blk {
     /// A disk with the given serial number, 0 to 20 characters, and 1 to [`MAX_QUEUES`] queues.
     ///

@@ -59,8 +59,8 @@ pub enum NetError {
 
 /// What was done; shared with whoever reports it. rx and tx are seen from the guest.
 ///
-/// The kernel counts for itself: what it carries is in the interface's own statistics only
-/// (`/sys/class/net/NAME/statistics`, whose rx is the guest's tx), and not here.
+/// The kernel counts for itself: what it carries is in the interface's own statistics only, and
+/// not here.
 #[derive(Debug, Default)]
 pub struct Counters {
     /// Frames received.
@@ -139,6 +139,12 @@ impl Net {
             self.withheld |= vhost::unserved(&*kernel);
             port.vhost = Some(kernel);
         }
+        self
+    }
+
+    /// Counts in `counters`. To be called before the device is plugged in.
+    pub fn with_counters(mut self, counters: Arc<Counters>) -> Net {
+        self.counters = counters;
         self
     }
 

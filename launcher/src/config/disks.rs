@@ -72,9 +72,7 @@ pub(super) fn root(
         return Ok((Root::Image(image), source.wanted));
     }
     if !matches!(boot, Boot::Kernel { .. }) {
-        return Err(ConfigError::Together(
-            "no image to boot; name a qcow2 or raw image: berth run IMAGE".to_owned(),
-        ));
+        return Err(ConfigError::NoImage);
     }
     let of_image = [
         args::DISK_SIZE,

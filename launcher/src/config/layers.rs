@@ -6,7 +6,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use super::ConfigError;
-use crate::args::{DISK_ENV, Field, PUBLISH_ENV, Settings};
+use crate::args::{self, DISK_ENV, Field, PUBLISH_ENV, Settings};
 
 /// Largest configuration file, in bytes.
 const MAX_FILE: u64 = 1 << 20;
@@ -68,6 +68,23 @@ pub struct Layers {
 }
 
 impl Layers {
+    /// What was typed, what is in this process's environment, and what is in the file that either
+    /// names.
+    ///
+    /// # Errors
+    /// A variable of ours that is not text; a file that cannot be read, or is not what it should be.
+    pub fn gather(config: Option<&Path>, flags: &Settings) -> Result<Self, ConfigError> {
+        let (named, environment) = args::from_environment(|name| std::env::var_os(name))?;
+        let file = match config.map(Path::to_owned).or(named) {
+            Some(path) => {
+                let settings = read_file(&path)?;
+                Some((path, settings))
+            }
+            None => None,
+        };
+        Ok(Self { flags: flags.clone(), environment, file })
+    }
+
     /// The value of `field` that counts. An empty value in the file counts as absent, like an
     /// empty variable; an empty flag is a value.
     pub fn get(&self, field: Field) -> Option<Given> {
@@ -115,7 +132,7 @@ impl Layers {
 ///
 /// # Errors
 /// [`ConfigError::Unreadable`] and [`ConfigError::File`].
-pub fn read_file(path: &Path) -> Result<Settings, ConfigError> {
+fn read_file(path: &Path) -> Result<Settings, ConfigError> {
     let unreadable = |reason: String| ConfigError::Unreadable {
         origin: Origin::Flag("--config".to_owned()),
         path: path.to_owned(),

@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 use super::value::{Wrong, wrong};
 use super::{ConfigError, choice, parse};
 use crate::args::{self, Field};
-use crate::config::{Layers, Vhost};
+use crate::config::Layers;
 use crate::host::Host;
 
 /// Where the guest's interface leads.
@@ -131,15 +131,35 @@ pub fn publish(text: &str) -> Result<Publish, Wrong> {
     }
 }
 
+/// Whether the kernel carries frames between guest and tap, by `/dev/vhost-net`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Vhost {
+    /// Where that can be opened.
+    Auto,
+    /// Or there is no machine.
+    On,
+    /// This process carries them.
+    Off,
+}
+
 /// Everything asked for of the network.
-pub struct Wanted {
+#[derive(Debug, PartialEq, Eq)]
+pub struct NetworkConfig {
+    /// How it is made.
     pub net: Net,
+    /// MAC address, if asked for.
     pub mac: Option<[u8; 6]>,
+    /// MTU, if asked for.
     pub mtu: Option<u16>,
+    /// Whether the kernel carries frames.
     pub vhost: Vhost,
+    /// The guest's and its router's addresses, if asked for.
     pub subnet: Option<Subnet>,
+    /// Ports of the host that lead to the guest.
     pub publish: Vec<Publish>,
+    /// Whether the guest is told of its network.
     pub dhcp: bool,
+    /// Whether TCP 5900 is Berth's.
     pub vnc: bool,
 }
 
@@ -147,7 +167,7 @@ pub struct Wanted {
 ///
 /// # Errors
 /// A wrong value, or one that means nothing to this network.
-pub fn wanted(layers: &Layers, host: &Host) -> Result<Wanted, ConfigError> {
+pub fn config(layers: &Layers, host: &Host) -> Result<NetworkConfig, ConfigError> {
     let default = if host.in_container { Net::Pod } else { Net::Nat };
     let net = parse(layers, args::NET, net)?.unwrap_or(default);
     let mac = parse(layers, args::MAC, super::value::mac)?;
@@ -184,7 +204,7 @@ pub fn wanted(layers: &Layers, host: &Host) -> Result<Wanted, ConfigError> {
         let problem = "cannot be, since with --net direct the guest has the pod's hardware address";
         return Err(given.error(problem, "take it away, or give --net pod"));
     }
-    Ok(Wanted {
+    Ok(NetworkConfig {
         subnet: subnet(layers)?,
         publish: published,
         dhcp: !switch(layers, args::NO_DHCP),

@@ -77,14 +77,16 @@ fn the_defaults() {
         image_dir: "/home/u/.local/share/berth".into(),
         disks: vec![],
         boot: Boot::Disk { cmdline_extra: String::new() },
-        net: Net::Nat,
-        mac: None,
-        mtu: None,
-        vhost: Vhost::Auto,
-        subnet: None,
-        publish: vec![],
-        dhcp: true,
-        vnc: true,
+        network: NetworkConfig {
+            net: Net::Nat,
+            mac: None,
+            mtu: None,
+            vhost: Vhost::Auto,
+            subnet: None,
+            publish: vec![],
+            dhcp: true,
+            vnc: true,
+        },
         cloud: CloudFiles::default(),
         stop_timeout: Duration::from_secs(25),
         console: ConsoleMode::Auto,
@@ -180,14 +182,16 @@ fn everything_given() {
         image_dir: path("dir"),
         disks: vec![Disk { serial: Some("s".into()), ..Disk::new(path("d.img"), Format::Raw) }],
         boot: Boot::Kernel { kernel: path("k"), initrd: Some(path("i")), cmdline: "quiet".into() },
-        net: Net::Tap("vm0".into()),
-        mac: Some([0x52, 0x54, 0, 0, 0, 1]),
-        mtu: Some(1450),
-        vhost: Vhost::Off,
-        subnet: Some(Subnet { guest: [10, 0, 0, 6].into(), gateway: [10, 0, 0, 5].into() }),
-        publish: vec![],
-        dhcp: false,
-        vnc: false,
+        network: NetworkConfig {
+            net: Net::Tap("vm0".into()),
+            mac: Some([0x52, 0x54, 0, 0, 0, 1]),
+            mtu: Some(1450),
+            vhost: Vhost::Off,
+            subnet: Some(Subnet { guest: [10, 0, 0, 6].into(), gateway: [10, 0, 0, 5].into() }),
+            publish: vec![],
+            dhcp: false,
+            vnc: false,
+        },
         cloud: CloudFiles {
             metadata: Some(path("m")),
             userdata: Some(path("u")),
@@ -508,16 +512,19 @@ fn old_variables_are_answered_once_each() {
 
 #[test]
 fn the_network_by_default_and_in_parts() {
-    assert_eq!(Place::new(true).run(&["@base.qcow2"]).unwrap().net, Net::Pod);
+    assert_eq!(Place::new(true).run(&["@base.qcow2"]).unwrap().network.net, Net::Pod);
     let place = Place::new(false);
     let with = |args: &[&str]| place.run(&[&["@base.qcow2"], args].concat());
     let published = with(&["--publish", "22:22", "--publish", "127.0.0.1:53:53/udp"]).unwrap();
-    assert_eq!(published.publish.len(), 2);
+    assert_eq!(published.network.publish.len(), 2);
     for (ip, gw) in [("10.0.0.5", "10.0.0.6"), ("192.168.254.2", "192.168.254.1")] {
-        let subnet = with(&["--vm-ip", ip, "--vm-gw", gw]).unwrap().subnet.unwrap();
+        let subnet = with(&["--vm-ip", ip, "--vm-gw", gw]).unwrap().network.subnet.unwrap();
         assert_eq!((subnet.guest.to_string(), subnet.gateway.to_string()), (ip.into(), gw.into()));
     }
-    assert_eq!(with(&["--vm-ip", "192.168.254.2"]).unwrap().subnet, Some(Subnet::default()));
+    assert_eq!(
+        with(&["--vm-ip", "192.168.254.2"]).unwrap().network.subnet,
+        Some(Subnet::default())
+    );
     for (ip, gw) in [
         ("10.0.0.4", "10.0.0.5"),
         ("10.0.0.7", "10.0.0.6"),
@@ -535,7 +542,7 @@ fn the_network_by_default_and_in_parts() {
         (&["--no-vnc", "--no-dhcp"], false),
     ] {
         let plan = with(args).unwrap();
-        assert_eq!((plan.vnc, plan.dhcp), (on, on), "{args:?}");
+        assert_eq!((plan.network.vnc, plan.network.dhcp), (on, on), "{args:?}");
     }
 }
 

@@ -4,7 +4,8 @@
 //! [`inspect`] looks around, [`plan`] decides (one way of [`mode`] each, with [`filter`]s and a
 //! [`ruleset`]), [`apply`] does it through [`netlink`], [`undo`] takes it back. [`guest`] is what
 //! the guest must be told: [`dhcp`] tells it, with the name servers that [`resolv`] finds, on a thread
-//! of its own. The rest runs on the main thread, before the machine and after it.
+//! of its own. [`statistics`] is what has gone through. The rest runs on the main thread, before the
+//! machine and after it.
 
 pub mod apply;
 pub mod before;
@@ -20,6 +21,7 @@ pub mod netlink;
 pub mod plan;
 pub mod resolv;
 pub mod ruleset;
+pub mod statistics;
 pub mod undo;
 
 use std::fs::{self, File};
@@ -38,7 +40,8 @@ use crate::config::Publish;
 
 /// Capability 12 of capabilities(7).
 const CAP_NET_ADMIN: u32 = 12;
-const TUN: &str = "/dev/net/tun";
+/// The device that taps are made with.
+pub const TUN: &str = "/dev/net/tun";
 
 /// Why there is no network for the guest.
 #[derive(Debug, thiserror::Error)]
@@ -79,7 +82,9 @@ pub enum NetError {
 
 /// The guest's network, ready.
 pub struct Prepared {
-    /// The queues of the guest's tap.
+    /// The guest's tap.
+    pub tap: String,
+    /// Its queues.
     pub taps: Vec<File>,
     /// The queue of the service tap: what the guest asks of DHCP and of routers, as frames. `None`:
     /// the guest is told nothing.
@@ -113,11 +118,7 @@ pub fn prepare(request: &Request) -> Result<Prepared, NetError> {
     privileged(request.mode)?;
     let ports = request.publish.iter().map(|publish| take(*publish)).collect::<Result<_, _>>()?;
     let lock = lock::take().map_err(NetError::Lock)?;
-    let mut netlink = Netlink::open().map_err(|error| NetError::Look(error.into()))?;
-    let mut facts = Facts::gather(&mut netlink).map_err(NetError::Look)?;
-    if request.mode == Mode::Direct {
-        facts.find_gateway(&mut netlink).map_err(NetError::Look)?;
-    }
+    let (facts, netlink) = look(request.mode == Mode::Direct)?;
     let plan = plan::plan(request, &facts)?;
     for warning in &plan.warnings {
         log::warn!("{warning}");
@@ -128,6 +129,7 @@ pub fn prepare(request: &Request) -> Result<Prepared, NetError> {
     let Applied { taps, service, undo } = apply::apply(netlink, lock, &plan)?;
     log::info!("network {}: {}", request.mode, plan.guest);
     Ok(Prepared {
+        tap: plan::Names::new(request.mode, &request.name).tap,
         taps,
         service,
         guest: plan.guest,
@@ -141,11 +143,42 @@ pub fn prepare(request: &Request) -> Result<Prepared, NetError> {
     })
 }
 
+/// Looks around in this network namespace, and changes nothing: what a plan is made of, and whether
+/// the kernel has rules to translate addresses by. `gateway`: also looks for the hardware address of
+/// IPv6's gateway, as `--net direct` needs it.
+///
+/// # Errors
+/// [`NetError::Look`].
+pub fn examine(gateway: bool) -> Result<(Facts, Result<(), Refused>), NetError> {
+    let (facts, mut netlink) = look(gateway)?;
+    Ok((facts, netlink.tables().map(drop)))
+}
+
+fn look(gateway: bool) -> Result<(Facts, Netlink), NetError> {
+    let mut netlink = Netlink::open().map_err(|error| NetError::Look(error.into()))?;
+    let mut facts = Facts::gather(&mut netlink).map_err(NetError::Look)?;
+    if gateway {
+        facts.find_gateway(&mut netlink).map_err(NetError::Look)?;
+    }
+    Ok((facts, netlink))
+}
+
+/// The ports of `publish` that cannot be had, why for each. They are given back at once.
+pub fn busy_ports(publish: &[Publish]) -> Vec<NetError> {
+    let taken: Vec<_> = publish.iter().map(|publish| take(*publish)).collect();
+    taken.into_iter().filter_map(Result::err).collect()
+}
+
+/// Whether this process has the capability to set up networks; `None`: it cannot tell.
+pub fn is_privileged() -> Option<bool> {
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"))?;
+    let effective = u64::from_str_radix(effective.trim(), 16).ok()?;
+    Some(effective & (1 << CAP_NET_ADMIN) != 0)
+}
+
 fn privileged(mode: Mode) -> Result<(), NetError> {
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
-    let effective = effective.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok());
-    let what = if effective.is_some_and(|set| set & (1 << CAP_NET_ADMIN) == 0) {
+    let what = if is_privileged() == Some(false) {
         "the capability CAP_NET_ADMIN"
     } else if !Path::new(TUN).exists() {
         "the device /dev/net/tun"

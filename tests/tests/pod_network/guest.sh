@@ -1,6 +1,7 @@
 # What the guest of tests/pod_network.rs does; the host puts assignments before it:
 #
 #   net=pod|direct|nat  v4=1|  v6=1|  clients, selves: addresses  address6: its own, with prefix
+#   key: who may log in  page: length of what it has to show
 #
 # It configures itself, serves until the host says so, and then speaks itself.
 
@@ -45,10 +46,23 @@ echo "@@ mtu $(cat /sys/class/net/$nic/mtu)"
 
 # ---------------------------------------------------------------- what it serves
 
+mkdir -p /root/.ssh /etc/dropbear /www/cgi-bin
+chmod 700 /root /root/.ssh
+echo "$key" >/root/.ssh/authorized_keys
+echo /bin/sh >/etc/shells
+dropbear -R -s -E -p 22 2>>/tmp/served
+cat >/www/cgi-bin/peer <<'SCRIPT'
+#!/bin/sh
+echo "Content-Type: text/plain"
+echo
+echo "$REMOTE_ADDR"
+SCRIPT
+chmod 755 /www/cgi-bin/peer
+head -c $page /dev/zero >/www/page
+for p in 80 40000; do httpd -p $p -h /www; done
+
 serve() { socat "$1,fork" "$2" >>/tmp/served 2>&1 & }
-for p in 22 80 40000 5900; do
-    serve TCP6-LISTEN:$p,ipv6only=0,reuseaddr,backlog=128 'SYSTEM:echo $SOCAT_PEERADDR'
-done
+serve TCP6-LISTEN:5900,ipv6only=0,reuseaddr,backlog=128 'SYSTEM:echo $SOCAT_PEERADDR'
 # Not PIPE: whoever fills a pipe and empties it can wait for itself.
 serve TCP6-LISTEN:7,ipv6only=0,reuseaddr,backlog=128 EXEC:cat,nofork
 serve UDP6-RECVFROM:7,ipv6only=0 PIPE
@@ -90,7 +104,9 @@ done
 [ $net = nat ] && selves=
 for a in $selves; do
     a=$(bracket $a)
-    echo "@@ self tcp $(tcp $a:80)"
+    # (busybox's wget, linked statically, cannot look a host up.)
+    said=$(printf 'GET /cgi-bin/peer HTTP/1.0\r\n\r\n' | socat -t 60 -T 60 - "TCP:$a:80" | tail -n 1)
+    echo "@@ self tcp $said"
     echo "@@ self udp $(udp $a:80)"
     [ "$(echo twice | socat -T 60 -t 60 - TCP:$a:7)" = twice ] && echo "@@ self echo $a"
 done

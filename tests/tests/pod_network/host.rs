@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use berth_tests::{Families, Namespace, Pod, Shape};
 
-use crate::{inhabit, talk};
+use crate::{inhabit, programs, talk};
 
 /// What a host has of its own, line by line.
 fn own(host: &Namespace) -> Vec<String> {
@@ -38,17 +38,17 @@ fn a_host_publishes_ports_and_masquerades() {
         assert!(line.contains(" own ") || line.contains("inet berth"), "{line}");
     }
 
-    let seen = outside.tcp(host, 2222).expect("the port is published");
-    assert_eq!(talk::peer(&seen), IpAddr::from(Pod::CLIENT_V4));
+    let keys = inhabited.keys.path();
+    assert_eq!(programs::ssh(outside, keys, host, 2222), IpAddr::from(Pod::CLIENT_V4));
     assert!(outside.tcp_echo(host, 2207, 1 << 20).expect("the port is published"));
     let seen = outside.udp(host, 2280, 1).expect("the port is published");
     assert_eq!(talk::peer(&String::from_utf8_lossy(&seen)), IpAddr::from(Pod::CLIENT_V4));
     // Others are the host's.
     assert!(outside.tcp(host, 22).is_err());
     // From the host itself.
-    assert_eq!(talk::peer(&inside.tcp(host, 2222).expect("published here too")), host);
-    let seen = inside.tcp(Ipv4Addr::LOCALHOST.into(), 2222).expect("published here too");
-    assert_eq!(talk::peer(&seen), IpAddr::from([192, 168, 254, 1]));
+    assert_eq!(programs::ssh(inside, keys, host, 2222), host);
+    let seen = programs::ssh(inside, keys, Ipv4Addr::LOCALHOST.into(), 2222);
+    assert_eq!(seen, IpAddr::from([192, 168, 254, 1]));
 
     let report = inhabited.end();
     talk::spoke(&report, "nat", Families::V4);

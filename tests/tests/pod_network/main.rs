@@ -4,13 +4,15 @@
 //! `guest.sh` is the guest's half. Each boot does as much as it can, since it is what takes time.
 
 mod host;
+mod hostile;
 mod life;
+mod programs;
 mod refusals;
 mod talk;
 
 use std::net::IpAddr;
 
-use berth_tests::{Families, Pod, Report, Shape, SmallGuest, VirtualMachine};
+use berth_tests::{Families, Pod, Report, Shape, SmallGuest, VirtualMachine, scratch};
 use tempfile::TempDir;
 
 /// The guest's IPv6 address where the pod's is translated.
@@ -23,6 +25,8 @@ struct Inhabited {
     machine: VirtualMachine,
     /// As the pod was before.
     before: String,
+    /// With the key that opens the guest.
+    keys: TempDir,
     _directory: TempDir,
 }
 
@@ -43,19 +47,22 @@ fn inhabit(
         "pod" => format!("{INSIDE_V6}/64"),
         _ => format!("{}/{prefix6}", Pod::V6),
     };
+    let keys = scratch();
+    let key = programs::make_key(keys.path());
     let job = format!(
-        "net={mode} v4={} v6={} clients='{}' selves='{}' address6={address6}\n{}",
+        "net={mode} v4={} v6={} clients='{}' selves='{}' address6={address6} key='{key}' page={}\n{}",
         yes(pod.families.v4()),
         yes(pod.families.v6()),
         list(pod.clients()),
         list(pod.addresses()),
+        programs::PAGE,
         include_str!("guest.sh"),
     );
     let before = pod.pod.state();
     let guest = change(SmallGuest::running(&job).with_tools().flag("--net", mode));
     let (directory, mut machine) = guest.start_inside(&pod.pod);
     machine.wait_for("@@ ready");
-    Inhabited { pod, mode, machine, before, _directory: directory }
+    Inhabited { pod, mode, machine, before, keys, _directory: directory }
 }
 
 impl Inhabited {
@@ -65,6 +72,8 @@ impl Inhabited {
         let report = self.machine.wait_for_exit();
         report.expect_success();
         assert_eq!(report.value("errors"), "0 0");
+        let counted = report.log.lines().find(|line| line.contains("the guest's interface: "));
+        println!("{}", counted.unwrap_or_else(|| panic!("nobody counted: {report}")));
         assert_same(&self.before, &self.pod.pod.state());
         report
     }

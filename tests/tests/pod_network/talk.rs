@@ -6,7 +6,7 @@ use std::process::Stdio;
 
 use berth_tests::{Families, Pod, Report};
 
-use crate::Inhabited;
+use crate::{Inhabited, programs};
 
 /// A mebibyte goes both ways.
 const MUCH: usize = 1 << 20;
@@ -18,6 +18,7 @@ pub fn everything(to: &Inhabited, vnc_is_free: bool) {
         streams(to, address, client, vnc_is_free);
         datagrams(to, address, client);
         pings(to, address);
+        hops(to, address);
         sctp(to, address);
         narrow_path(to, address, client);
     }
@@ -25,10 +26,11 @@ pub fn everything(to: &Inhabited, vnc_is_free: bool) {
 
 fn streams(to: &Inhabited, address: IpAddr, client: IpAddr, vnc_is_free: bool) {
     let outside = &to.pod.client;
-    for port in [22, 80, 40000] {
-        let seen = outside.tcp(address, port).unwrap_or_else(|e| complain(to, "tcp", address, &e));
-        assert_eq!(peer(&seen), client, "who comes to port {port}");
+    assert_eq!(programs::ssh(outside, to.keys.path(), address, 22), client, "who logs in");
+    for port in [80, 40000] {
+        assert_eq!(programs::http(outside, address, port), client, "who comes to port {port}");
     }
+    programs::many_pages(outside, address, 80, 60);
     let vnc = outside.tcp(address, 5900);
     if vnc_is_free {
         assert_eq!(peer(&vnc.expect("the guest has port 5900")), client);
@@ -63,18 +65,19 @@ fn pings(to: &Inhabited, address: IpAddr) {
         // IPv6 may lose the first one to the path MTU.
         to.pod.client.run(&format!("ping -c 3 -i 0.3 -W 30 -s {size} {address}"));
     }
-    // As traceroute does. The node is the first hop; where it translates, the pod is the second.
-    let at = |hops: u8| to.pod.client.try_run(&format!("ping -n -c 1 -W 10 -t {hops} {address}"));
-    let node = if address.is_ipv4() { "From 10.91.0.1 " } else { "From fd91::1 " };
-    let (arrived, said) = at(1);
-    assert!(!arrived && said.contains(node), "{said}");
-    let (arrived, said) = at(2);
-    if to.mode == "direct" {
-        assert!(arrived, "{said}");
-    } else {
-        assert!(!arrived && said.contains(&format!("From {address} ")), "{said}");
-        let (arrived, said) = at(3);
-        assert!(arrived, "{said}");
+}
+
+/// The node is the first hop; where it translates, the pod is the second.
+fn hops(to: &Inhabited, address: IpAddr) {
+    let node = if address.is_ipv4() { "10.91.0.1" } else { "fd91::1" };
+    let node = node.parse().expect("an address");
+    let way = match to.mode {
+        "direct" => vec![node, address],
+        _ => vec![node, address, address],
+    };
+    for method in ["--udp", "--icmp", "--tcp -p 80"] {
+        let found = programs::traceroute(&to.pod.client, address, method);
+        assert_eq!(found, way, "traceroute {method} {address}");
     }
 }
 

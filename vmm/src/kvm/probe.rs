@@ -8,10 +8,13 @@
 use devices::mem::{Bytes, GuestAddress, GuestMemory};
 use kvm_ioctls::VcpuExit;
 
-use super::KvmError;
-use super::registers;
+use super::cpuid::Template;
 use super::vcpu::Vcpu;
+use super::vm::Vm;
+use super::{KvmError, registers};
+use crate::StartError;
 use crate::boot::Entry;
+use crate::memory;
 
 /// Free conventional memory; what is left there is overwritten or ignored by any kernel.
 const CODE: u64 = 0x1_0000;
@@ -25,6 +28,24 @@ const PROGRAM: [u8; 17] = [
     0x48, 0xc7, 0xc7, 0x00, 0x10, 0x01, 0x00, 0x48, 0x0f, 0xc7, 0x0f, 0x9b, 0xb0, ANSWER, 0xe6,
     PORT as u8, 0xf4,
 ];
+
+/// As little as any machine has, in bytes. Only what the probe touches takes memory.
+const MEMORY: u64 = 32 << 20;
+
+/// Opens KVM and runs the probe in a machine of its own, which is gone afterwards: what a start
+/// would find. Answers the most vCPUs that a machine may have here.
+///
+/// # Errors
+/// What a start would say.
+pub fn examine() -> Result<usize, StartError> {
+    let kvm = super::open()?;
+    let memory = memory::allocate(MEMORY)?;
+    let vm = Vm::new(&kvm, memory.clone())?;
+    let fd = vm.create_vcpu(0)?;
+    let mut vcpu = Vcpu::new(&kvm, &Template::read(&kvm)?, (0, 1), fd)?;
+    run(&mut vcpu, &memory)?;
+    Ok(kvm.get_max_vcpus())
+}
 
 /// Runs the probe on the boot processor; it must be prepared again afterwards.
 ///

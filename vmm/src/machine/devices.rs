@@ -70,7 +70,7 @@ pub fn attach(
             backends.push(Box::new(Tap::new(tap).map_err(|e| failed(&e))?));
         }
         let net = Net::new(backends, nic.mac, nic.mtu).map_err(|e| failed(&e))?;
-        let net = net.with_vhost(vhosts(index, nic.vhost));
+        let net = net.with_vhost(vhosts(index, nic.vhost)).with_counters(nic.counters);
         place(resources::nic(index), Box::new(net))?;
     }
     let (mut backends, mut statuses) = (Vec::new(), Vec::new());

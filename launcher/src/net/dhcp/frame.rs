@@ -1,5 +1,5 @@
 //! What is around the messages: Ethernet II, IPv4 (RFC 791), IPv6 (RFC 8200), UDP (RFC 768) and
-//! ICMPv6 (RFC 4443 §2.3), with their checksums. No I/O.
+//! ICMPv6 (RFC 4443 §2.3), with their [checksums](super::checksum). No I/O.
 //!
 //! Frames come from a guest, unchecked. Left out: VLAN tags, fragments, and IPv6 extension headers,
 //! none of which a client sends before it has an address; frames with them are refused. So is a
@@ -12,6 +12,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use devices::net::MacAddr;
 
 use super::bytes::Bytes;
+use super::checksum::Sum;
 
 /// Everybody.
 pub const BROADCAST: MacAddr = [0xff; 6];
@@ -199,34 +200,6 @@ fn udp(payload: &[u8], pseudo: Sum) -> Option<(u16, bool, &[u8])> {
     Some((port, checked, datagram.get(UDP_HEADER..)?))
 }
 
-/// RFC 1071: sixteen-bit words, added up in ones' complement. The sum of 2³² words has room.
-#[derive(Clone, Copy, Debug, Default)]
-struct Sum(u64);
-
-impl Sum {
-    fn word(self, word: u16) -> Self {
-        Self(self.0.wrapping_add(u64::from(word)))
-    }
-
-    /// An odd byte at the end counts as if a zero followed.
-    fn add(self, bytes: &[u8]) -> Self {
-        bytes.chunks(2).fold(self, |sum, pair| match *pair {
-            [high, low] => sum.word(u16::from_be_bytes([high, low])),
-            [high] => sum.word(u16::from_be_bytes([high, 0])),
-            _ => sum,
-        })
-    }
-
-    /// The checksum; zero over data that hold a right one.
-    fn finish(self) -> u16 {
-        let mut sum = self.0;
-        while sum > 0xffff {
-            sum = (sum >> 16) + (sum & 0xffff);
-        }
-        !(sum as u16)
-    }
-}
-
 /// Where a frame goes, and from where.
 #[derive(Clone, Copy, Debug)]
 pub struct Link {
@@ -392,14 +365,6 @@ pub mod tests {
         };
         let to: [u8; 16] = frame[38..54].try_into().unwrap();
         (frame[..6].try_into().unwrap(), to.into(), message.to_vec())
-    }
-
-    /// RFC 1071 §3: the numeric example.
-    #[test]
-    fn the_checksum_of_the_rfc() {
-        let sum = Sum::default().add(&[0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7]);
-        assert_eq!(sum.finish(), !0xddf2);
-        assert_eq!(Sum::default().add(&[0xab]).finish(), !0xab00);
     }
 
     #[test]

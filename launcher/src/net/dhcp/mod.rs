@@ -12,6 +12,7 @@
 
 mod answer;
 mod bytes;
+mod checksum;
 pub mod counters;
 mod frame;
 mod limit;

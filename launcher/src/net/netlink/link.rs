@@ -24,6 +24,7 @@ const IFLA_ADDRESS: u16 = 1;
 const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
 const IFLA_LINKINFO: u16 = 18;
+const IFLA_STATS64: u16 = 23;
 const IFLA_AF_SPEC: u16 = 26;
 const IFLA_INFO_KIND: u16 = 1;
 const IFLA_INET_CONF: u16 = 1;
@@ -88,6 +89,26 @@ pub struct Link {
     pub forwarding: bool,
     /// `net.ipv6.conf.NAME.accept_ra`; `None`: no IPv6 in this kernel.
     pub accept_ra: Option<u32>,
+}
+
+/// What an interface has counted: `struct rtnl_link_stats64`, as far as it is of use. Of a tap, rx
+/// is what is written to it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LinkCounters {
+    /// Frames.
+    pub rx_packets: u64,
+    /// Frames.
+    pub tx_packets: u64,
+    /// Their bytes.
+    pub rx_bytes: u64,
+    /// Their bytes.
+    pub tx_bytes: u64,
+    /// Frames that were malformed.
+    pub rx_errors: u64,
+    /// Frames that nobody wanted, or for which there was no memory.
+    pub rx_dropped: u64,
+    /// Frames for which there was no room.
+    pub tx_dropped: u64,
 }
 
 /// An address on an interface.
@@ -258,6 +279,21 @@ pub fn read_link(body: &[u8]) -> Option<Link> {
         forwarding: conf(AF_INET, IFLA_INET_CONF).and_then(|conf| wire::u32_at(conf, 0)) == Some(1),
         accept_ra: conf(AF_INET6, IFLA_INET6_CONF)
             .and_then(|conf| wire::u32_at(conf, DEVCONF6_ACCEPT_RA.saturating_mul(4))),
+    })
+}
+
+/// Reads what the interface of one answer to [`get_links`] has counted.
+pub fn read_counters(body: &[u8]) -> Option<LinkCounters> {
+    let counters = wire::attribute(body.get(16..)?, IFLA_STATS64)?;
+    let at = |number: usize| wire::u64_at(counters, number.checked_mul(8)?);
+    Some(LinkCounters {
+        rx_packets: at(0)?,
+        tx_packets: at(1)?,
+        rx_bytes: at(2)?,
+        tx_bytes: at(3)?,
+        rx_errors: at(4)?,
+        rx_dropped: at(6)?,
+        tx_dropped: at(7)?,
     })
 }
 

@@ -10,12 +10,15 @@ use crate::net::filter::{Action, ETH_ALL, Filter, ICMPV6, Key};
 
 const NEWQDISC: u16 = 36;
 const DELQDISC: u16 = 37;
+const GETQDISC: u16 = 38;
 const NEWTFILTER: u16 = 44;
 const DELTFILTER: u16 = 45;
 const GETTFILTER: u16 = 46;
 
 const TCA_KIND: u16 = 1;
 const TCA_OPTIONS: u16 = 2;
+const TCA_STATS2: u16 = 7;
+const TCA_STATS_QUEUE: u16 = 3;
 
 /// The place of ingress and clsact, and within it of what comes in and what goes out.
 const CLSACT: u32 = 0xffff_fff1;
@@ -77,6 +80,24 @@ pub fn new_clsact(link: u32) -> Message {
 /// Takes an interface's `clsact` away, with its filters.
 pub fn delete_clsact(link: u32) -> Message {
     tc(DELQDISC, 0, link, CLSACT_HANDLE, CLSACT, 0).with(Attributes::new().text(TCA_KIND, "clsact"))
+}
+
+/// All queueing disciplines of an interface, ingress ones too.
+pub fn get_qdiscs(link: u32) -> Message {
+    tc(GETQDISC, 0, link, 0, 0, 0)
+}
+
+/// Reads, of one answer to [`get_qdiscs`], how many packets the ingress filters of interface `link`
+/// have dropped; `None` for other disciplines and interfaces.
+pub fn read_ingress_drops(body: &[u8], link: u32) -> Option<u64> {
+    let (of, parent) = (wire::u32_at(body, 4)?, wire::u32_at(body, 12)?);
+    if of != link || parent != CLSACT {
+        return None;
+    }
+    let statistics = wire::attribute(body.get(20..)?, TCA_STATS2)?;
+    // struct gnet_stats_queue: length, backlog, drops.
+    let queue = wire::attribute(statistics, TCA_STATS_QUEUE)?;
+    wire::u32_at(queue, 8).map(u64::from)
 }
 
 /// The preference and the EtherType in network byte order, as `tcm_info` has them.

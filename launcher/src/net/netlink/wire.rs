@@ -189,6 +189,11 @@ pub fn u16_at(bytes: &[u8], offset: usize) -> Option<u16> {
 }
 
 /// A number in the host's byte order.
+pub fn u64_at(bytes: &[u8], offset: usize) -> Option<u64> {
+    Some(u64::from_ne_bytes(*bytes.get(offset..)?.first_chunk()?))
+}
+
+/// A number in the host's byte order.
 pub fn u32_at(bytes: &[u8], offset: usize) -> Option<u32> {
     Some(u32::from_ne_bytes(*bytes.get(offset..)?.first_chunk()?))
 }

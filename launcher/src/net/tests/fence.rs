@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::super::filter::Filter;
 use super::super::plan::{Mode, Plan, Step};
+use super::super::statistics::Statistics;
 use super::namespace::Namespace;
 use super::native::{MAC, Pod, has_flower, prepare, request, undo};
 
@@ -121,6 +122,9 @@ fn a_guest_says_only_what_it_may() {
         (frame(MAC, 0x8100, &[&[0, 5, 8, 0], &ip(guest4, 17, &udp(1, 1)).1[..]].concat()), "every"),
     ];
     let mut tap = &applied.taps[0];
+    let statistics = pod.inside(|| Statistics::open("berth0").unwrap());
+    let at_first = statistics.read().unwrap();
+    let sent = cases.each_ref().map(|(frame, _)| frame.len() as u64);
     for (frame, expected) in cases {
         let before = met(&pod, "berth0");
         tap.write_all(&[&[0; HEADER], &frame[..]].concat()).unwrap();
@@ -130,6 +134,11 @@ fn a_guest_says_only_what_it_may() {
         let hit = filters.iter().find(|filter| filter.preference == hit).unwrap().to_string();
         assert!(hit.contains(expected), "{frame:02x?}: {hit}, not {expected}");
     }
+    let counted = statistics.read().unwrap();
+    assert_eq!(counted.link.rx_packets - at_first.link.rx_packets, sent.len() as u64);
+    assert_eq!(counted.link.rx_bytes - at_first.link.rx_bytes, sent.iter().sum::<u64>());
+    // "Everything" else, and what is not for a guest to say.
+    assert_eq!(counted.refused - at_first.refused, 13);
     // What the service is asked, and what it answers.
     let service = applied.service.as_ref().unwrap();
     for (port, place) in [(67_u16, 14 + 20 + 2), (547, 14 + 40 + 2)] {

@@ -1,0 +1,59 @@
+//! Memory: what may be used here, against what the guest and Berth itself need.
+
+use super::Place;
+use super::finding::Finding;
+use crate::host::MemoryLimit;
+
+const SUBJECT: &str = "memory";
+/// What there should be beside the guest's own, in bytes: Berth has some 6 MiB, and the kernel
+/// counts page tables, tap and vhost buffers, and what disks have in flight.
+const BESIDE_GUEST: u64 = 64 * MIB;
+const MIB: u64 = 1 << 20;
+
+/// Whether `guest` bytes, and Berth's own, are within `limit`.
+pub fn judge(guest: u64, limit: Option<MemoryLimit>, place: Place) -> Finding {
+    let asked = guest / MIB;
+    let Some(limit) = limit else {
+        return Finding::fine(SUBJECT, format!("{asked} MiB for the guest; no limit is known"));
+    };
+    let (have, whose) = match limit.by_cgroup {
+        true => (limit.bytes / MIB, "this cgroup may use"),
+        false => (limit.bytes / MIB, "this host has"),
+    };
+    let needed = guest.saturating_add(BESIDE_GUEST);
+    if needed <= limit.bytes {
+        return Finding::fine(SUBJECT, format!("{asked} MiB for the guest, of {have} MiB {whose}"));
+    }
+    let text = format!(
+        "{asked} MiB for the guest, of {have} MiB {whose}, leave too little for Berth itself: once \
+         the guest has used all its memory, the kernel may kill it"
+    );
+    // In multiples of 2 MiB, as a machine has it.
+    let less = limit.bytes.saturating_sub(BESIDE_GUEST) / MIB / 2 * 2;
+    let remedy = match (limit.by_cgroup, place) {
+        (true, Place::Container) => {
+            format!("resources: {{limits: {{memory: {}Mi}}}}", needed.div_ceil(MIB))
+        }
+        _ => format!("--memory {less}M"),
+    };
+    Finding::warning(SUBJECT, text).remedy(remedy)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::finding::Level;
+    use super::*;
+
+    #[test]
+    fn berth_itself_needs_some() {
+        let limit = |mib: u64, by_cgroup| Some(MemoryLimit { bytes: mib * MIB, by_cgroup });
+        let found = |limit, place| judge(1024 * MIB, limit, place);
+        assert_eq!(found(None, Place::Host).level, Level::Fine);
+        assert_eq!(found(limit(1088, true), Place::Container).level, Level::Fine);
+        let tight = found(limit(1087, true), Place::Container);
+        assert_eq!(tight.level, Level::Warning);
+        assert_eq!(tight.remedy.unwrap(), "resources: {limits: {memory: 1088Mi}}");
+        let tight = found(limit(1025, false), Place::Host);
+        assert_eq!(tight.remedy.unwrap(), "--memory 960M");
+    }
+}
