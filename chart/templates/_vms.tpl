@@ -3,8 +3,9 @@
 {{- $vms := dict -}}
 {{- if kindIs "map" .Values.vmlist -}}
 {{- range $name, $given := .Values.vmlist -}}
-{{- $vm := deepCopy $.Values.vmdefaults -}}
-{{- include "berth.overlay" (list $vm $given) -}}
+{{- $vm := dict -}}
+{{- if kindIs "map" $given }}{{ $vm = deepCopy $.Values.vmdefaults }}{{ end -}}
+{{- include "berth.overlay" (list $vm ($given | default dict)) -}}
 {{- if eq $vm.enabled true }}{{ $_ := set $vms $name $vm }}{{ end -}}
 {{- end -}}
 {{- end -}}

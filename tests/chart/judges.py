@@ -4,9 +4,15 @@ The schemas are Kubernetes' OpenAPI definitions, as the package kubernetes-valid
 Kinds that Kubernetes does not define (ServiceMonitor) are not looked at.
 """
 
+import functools
+import json
+
 import kubernetes_validate
 
 from helm import pods
+
+# It reads megabytes of definitions for each object, the same ones.
+kubernetes_validate.utils.schema_contents = functools.cache(kubernetes_validate.utils.schema_contents)
 
 # The oldest that the chart is for, one between, and the newest that the package knows.
 VERSIONS = ["1.27.0", "1.32.0", "1.37.0"]
@@ -21,18 +27,27 @@ SAFE_SYSCTLS = {
 }
 
 
-def against_schemas(objects, versions=None):
+def against_schemas(objects):
     """Complaints of Kubernetes' schemas, strictly: unknown fields are errors."""
     complaints = []
-    for version in versions or VERSIONS:
-        for key, thing in objects.items():
-            if thing["kind"] in FOREIGN:
-                continue
+    for key, thing in objects.items():
+        text = json.dumps(thing, sort_keys=True)
+        if thing["kind"] in FOREIGN or text in accepted:
+            continue
+        found = []
+        for version in VERSIONS:
             try:
                 kubernetes_validate.validate(thing, version, strict=True)
             except kubernetes_validate.ValidationError as error:
-                complaints.append(f"{version}: {key}: {list(error.path)}: {error.message}")
+                found.append(f"{version}: {key}: {list(error.path)}: {error.message}")
+        complaints += found
+        if not found:
+            accepted.add(text)
     return complaints
+
+
+# Objects that were looked at, as text: most are rendered again and again.
+accepted = set()
 
 
 def restricted(metadata, spec):

@@ -32,8 +32,9 @@ def resolve(whole, node):
 
 def kind(node):
     if "enum" in node:
-        return ", ".join(f"`{one}`" if one else "empty" for one in node["enum"])
+        return ", ".join(f"`{one}`" if one else "empty" for one in node["enum"] if one is not None)
     types = node["type"] if isinstance(node["type"], list) else [node["type"]]
+    types = [one for one in types if one != "null"]
     text = " or ".join({"object": "map", "array": "list", "boolean": "true, false"}.get(one, one) for one in types)
     if "integer" in types and "minimum" in node:
         text = text.replace("integer", f"{node['minimum']} to {node['maximum']}")

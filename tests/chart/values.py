@@ -174,6 +174,10 @@ TABLE = [
         f"{ENV} NO_VNC value": "1"}),
     ("a VM that is switched off is not looked at", "---\n{vmlist: {off: {enabled: false, extra: thang, vmconfig: wrong}}}", [], {
         "StatefulSet/berth-off": ABSENT, "PersistentVolumeClaim/berth-off": ABSENT, f"{SET} replicas": 1}),
+    ("what is left blank is as if it were not there", "---\n{vmlist: {none: null, vm: {vmconfig: {rootfs: {pvc_class: null, localtarget: null}}, "
+     "netconfig: {ports: null, readinessTcpProbe: null}, cloudconfig: null}}}", [], {
+        "StatefulSet/berth-none": ABSENT, f"{ENV} IMG_TARGET": ABSENT, f"{VM} readinessProbe httpGet path": "/readyz",
+        "PersistentVolumeClaim/berth-vm spec storageClassName": ABSENT}),
     ("no VMs, as --set says it", "", ["--set", "vmlist={}"], {
         "StatefulSet/berth-vm": ABSENT, "PersistentVolumeClaim/berth-vm": ABSENT, "Pod/berth-test": ABSENT,
         "DaemonSet/berth-device-plugin kind": "DaemonSet"}),
