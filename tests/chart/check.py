@@ -4,7 +4,7 @@ import importlib
 import sys
 import traceback
 
-MODULES = ["examples", "values", "refusals", "upgrades", "documents"]
+MODULES = ["examples", "values", "refusals", "upgrades", "cluster", "test_pod", "documents"]
 
 
 def checks():

@@ -1,7 +1,7 @@
 """Renders the chart with real Helms, and finds things in what comes out.
 
 HELMS in the environment names the programs, separated by colons; the first does what one is enough
-for. No cluster is asked: lookup finds nothing.
+for. No cluster is asked, so what the chart looks up is not there, unless flags lead to one.
 """
 
 import os
