@@ -68,20 +68,3 @@ ReadWriteOnce
 {{- end -}}
 {{- end -}}
 {{- end }}
-
-{{/* Memory beside the guest's, in MiB: docs/helm.md says what is in it. */}}
-{{- define "berth.overheadMb" -}}
-{{- $cpu := .vm.vmconfig.cpu -}}
-{{- $computed := add 64 (mul 4 (int64 $cpu.vcpu)) (div (add (int64 $cpu.ram_mb) 127) 128) -}}
-{{ .vm.resources.overhead_mb | default $computed | int64 }}
-{{- end }}
-
-{{/* Which capability the pod keeps: the guest's network is made by it. */}}
-{{- define "berth.networked" -}}
-{{- if ne .vm.netconfig.mode "none" }}yes{{ end -}}
-{{- end }}
-
-{{- define "berth.vhost" -}}
-{{- $name := .root.Values.device_plugin.resources.vhost_net -}}
-{{- if and (include "berth.networked" .) $name (ne .vm.netconfig.vhost "off") }}{{ $name }}{{ end -}}
-{{- end }}
