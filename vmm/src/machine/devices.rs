@@ -16,6 +16,8 @@ use devices::pci::msix::Msix;
 use devices::pci::root::PciRoot;
 use devices::virtio::VirtioDevice;
 use devices::virtio::blk::Blk;
+use devices::virtio::input::reports::Reports as InputReports;
+use devices::virtio::input::{Input, Kind};
 use devices::virtio::net::Net;
 use devices::virtio::pci::VirtioPci;
 use devices::virtio::rng::Rng;
@@ -31,14 +33,29 @@ pub const WINDOW: Window =
 /// Disks get a queue for each vCPU up to this many, unless told otherwise.
 const QUEUES_MAX: u32 = 4;
 
-/// Puts every device that `config` asks for on the bus; answers the disks' backends, which the
-/// machine flushes and boots from.
+/// What feeds the virtio input devices.
+pub struct Reports {
+    /// Keys.
+    pub keyboard: Arc<InputReports>,
+    /// Positions and buttons.
+    pub tablet: Arc<InputReports>,
+}
+
+/// What the machine keeps of its devices.
+pub struct Attached {
+    /// The disks' backends, which the machine flushes and boots from.
+    pub disks: Vec<Arc<dyn BlockBackend>>,
+    /// With a display only.
+    pub reports: Option<Reports>,
+}
+
+/// Puts every virtio device that `config` asks for on the bus.
 pub fn attach(
     config: MachineConfig,
     root: &PciRoot,
     vm: &Vm,
     memory: &GuestMemory,
-) -> Result<Vec<Arc<dyn BlockBackend>>, StartError> {
+) -> Result<Attached, StartError> {
     let place = |slot: Slot, device: Box<dyn VirtioDevice>| {
         let routes = (0..VirtioPci::vectors(&*device))
             .map(|_| vm.routes.message())
@@ -52,6 +69,18 @@ pub fn attach(
         move |error: &dyn std::fmt::Display| StartError::Device(format!("{what}: {error}"))
     };
     place(resources::RNG, Box::new(Rng::new()))?;
+    let input = |slot, kind| {
+        let (input, reports) = Input::new(kind).map_err(|e| failed("input device".into())(&e))?;
+        place(slot, Box::new(input))?;
+        Ok::<_, StartError>(reports)
+    };
+    let reports = match config.display {
+        None => None,
+        Some(_) => Some(Reports {
+            keyboard: input(resources::KEYBOARD, Kind::Keyboard)?,
+            tablet: input(resources::TABLET, Kind::Tablet)?,
+        }),
+    };
     for (index, nic) in config.nics.into_iter().enumerate() {
         let failed = failed(format!("network interface {index}"));
         let mut backends: Vec<Box<dyn NetBackend>> = Vec::new();
@@ -62,7 +91,7 @@ pub fn attach(
         let net = net.with_vhost(vhosts(index, nic.vhost));
         place(resources::nic(index), Box::new(net))?;
     }
-    let mut backends = Vec::new();
+    let mut disks = Vec::new();
     for (index, disk) in config.disks.into_iter().enumerate() {
         let failed = failed(format!("disk {index}"));
         let queues = match disk.queues {
@@ -72,9 +101,9 @@ pub fn attach(
         let blk = Blk::new(disk.backend.clone(), &disk.serial, queues, disk.engine)
             .map_err(|e| failed(&e))?;
         place(resources::disk(index), Box::new(blk))?;
-        backends.push(disk.backend);
+        disks.push(disk.backend);
     }
-    Ok(backends)
+    Ok(Attached { disks, reports })
 }
 
 /// The kernel's side of interface `index`. Without it the interface works too, so a kernel that

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use devices::display::Screen;
+use devices::input::InputSink;
 use devices::serial::SerialPort;
 
 use super::lifecycle::Request;
@@ -12,6 +14,8 @@ use super::mailbox::{Mailbox, Refused};
 pub struct MachineHandle {
     pub(super) mailbox: Arc<Mailbox>,
     pub(super) serial: Arc<SerialPort>,
+    pub(super) screen: Option<Arc<dyn Screen>>,
+    pub(super) input: Option<Arc<dyn InputSink>>,
 }
 
 impl MachineHandle {
@@ -37,6 +41,17 @@ impl MachineHandle {
     /// [`Refused`].
     pub fn stop(&self) -> Result<(), Refused> {
         self.mailbox.request(Request::Stop)
+    }
+
+    /// What the display adapter shows, if the machine has one. One viewer paints at a time: whoever
+    /// has several shares a picture between them.
+    pub fn screen(&self) -> Option<Arc<dyn Screen>> {
+        self.screen.clone()
+    }
+
+    /// Where keys and pointer go, in a machine with a display.
+    pub fn input(&self) -> Option<Arc<dyn InputSink>> {
+        self.input.clone()
     }
 
     /// Types into the serial console, and answers how many bytes were taken.

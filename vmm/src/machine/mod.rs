@@ -5,6 +5,7 @@
 //! acts by [`lifecycle::decide`]. Ends in the reverse order: vCPUs, device threads, disks flushed.
 
 pub mod board;
+pub mod desktop;
 pub mod devices;
 pub mod handle;
 pub mod layout;
@@ -16,15 +17,19 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use ::devices::block::BlockBackend;
+use ::devices::display::Screen;
+use ::devices::input::InputSink;
 use ::devices::mem::{Bytes, GuestAddress, GuestMemory};
 
 use self::board::Board;
+use self::desktop::Desktop;
+use self::devices::Attached;
 use self::handle::MachineHandle;
 use self::lifecycle::{Action, ExitReason, Happening, decide};
 use self::mailbox::Mailbox;
 use crate::acpi;
 use crate::boot::{self, BootError, Entry};
-use crate::config::{BootConfig, Identity, MAX_CPUS, MachineConfig};
+use crate::config::{BootConfig, DisplayConfig, Identity, MAX_CPUS, MachineConfig};
 use crate::kvm::cpuid::Template;
 use crate::kvm::exit::Buses;
 use crate::kvm::vcpu::{EventSink, Vcpu, Vcpus};
@@ -69,8 +74,13 @@ impl Machine {
     /// [`StartError`]; nothing is left running then, and no disk was written to.
     pub fn start(config: MachineConfig) -> Result<Machine, StartError> {
         let parts = Parts::build(config)?;
-        let handle =
-            MachineHandle { mailbox: parts.mailbox.clone(), serial: parts.board.serial.clone() };
+        let desktop = parts.desktop.as_ref();
+        let handle = MachineHandle {
+            mailbox: parts.mailbox.clone(),
+            serial: parts.board.serial.clone(),
+            screen: desktop.map(|desktop| desktop.adapter.clone() as Arc<dyn Screen>),
+            input: desktop.map(|desktop| desktop.desk.clone() as Arc<dyn InputSink>),
+        };
         let thread = std::thread::Builder::new()
             .name("machine".into())
             .spawn(move || parts.serve())
@@ -113,6 +123,7 @@ struct Parts {
     buses: Arc<Buses>,
     vm: Arc<Vm>,
     board: Board,
+    desktop: Option<Desktop>,
     disks: Vec<Arc<dyn BlockBackend>>,
     memory: GuestMemory,
     ram: Vec<(u64, u64)>,
@@ -127,7 +138,7 @@ impl Parts {
         check(&config)?;
         let (cpus, console) = (config.cpus, config.console.clone());
         let (boot, identity) = (config.boot.clone(), config.identity.clone());
-        let require_native = config.require_native_kvm;
+        let (require_native, display) = (config.require_native_kvm, config.display);
         let kvm = kvm::open()?;
         if cpus as usize > kvm.get_max_vcpus() {
             let max = kvm.get_max_vcpus();
@@ -140,7 +151,16 @@ impl Parts {
         let vm = Arc::new(Vm::new(&kvm, memory.clone())?);
         let buses = Arc::new(Buses::new(vm.clone()));
         let board = Board::new(&vm, &buses, &ram, cpus, console)?;
-        let disks = devices::attach(config, &board.root, &vm, &memory)?;
+        let Attached { disks, reports } = devices::attach(config, &board.root, &vm, &memory)?;
+        let desktop = match display.zip(reports) {
+            Some((display, reports)) => {
+                Some(Desktop::new(display, (&vm, &buses), &board.root, &memory, reports)?)
+            }
+            None => {
+                desktop::without(&buses);
+                None
+            }
+        };
 
         let template = Template::read(&kvm)?;
         let mut vcpus = (0..cpus)
@@ -153,8 +173,20 @@ impl Parts {
         let reports = mailbox.clone();
         let sink: EventSink = Arc::new(move |event| reports.report(Happening::Vcpu(event)));
         let vcpus = Vcpus::start(vcpus, &buses, &sink).map_err(StartError::Thread)?;
-        let mut parts =
-            Parts { vcpus, buses, vm, board, disks, memory, ram, boot, identity, cpus, mailbox };
+        let mut parts = Parts {
+            vcpus,
+            buses,
+            vm,
+            board,
+            desktop,
+            disks,
+            memory,
+            ram,
+            boot,
+            identity,
+            cpus,
+            mailbox,
+        };
         let entry = parts.load()?;
         parts.vcpus.prepare(entry).map_err(StartError::Device)?;
         parts.vcpus.run();
@@ -164,10 +196,15 @@ impl Parts {
     /// Sets the board up, loads what is booted, and tells the guest what it is in.
     fn load(&self) -> Result<Entry, StartError> {
         self.board.preset(&self.buses)?;
-        let loaded = boot::load(&self.boot, &self.disks, &self.memory, &self.ram)?;
+        let screen = self.desktop.as_ref().and_then(|d| d.preset(&self.board.root, &self.buses));
+        let loaded = boot::load(&self.boot, &self.disks, &self.memory, &self.ram, screen.as_ref())?;
         log::info!("booting {}", loaded.reason);
-        let described =
-            acpi::Board { cpus: self.cpus, ecam: layout::ECAM, pm_base: layout::PM_BASE };
+        let described = acpi::Board {
+            cpus: self.cpus,
+            ecam: layout::ECAM,
+            pm_base: layout::PM_BASE,
+            desktop: self.desktop.is_some(),
+        };
         let smbios = smbios::build(
             &smbios::Description { identity: &self.identity, cpus: self.cpus, ram: &self.ram },
             layout::SMBIOS,
@@ -210,6 +247,7 @@ impl Parts {
         self.vcpus.pause();
         self.mailbox.forget_guest();
         self.board.reset(&self.buses);
+        self.desktop.iter().for_each(Desktop::reset);
         self.vm.reset_chips()?;
         let entry = self.load()?;
         self.vcpus.prepare(entry).map_err(StartError::Device)?;
@@ -245,6 +283,14 @@ fn check(config: &MachineConfig) -> Result<(), StartError> {
     if memory < LEAST || !memory.is_multiple_of(ALIGN) {
         return refuse(format!(
             "{memory} bytes of memory: at least {LEAST}, in multiples of {ALIGN}, are possible"
+        ));
+    }
+    if let Some(display) = config.display.filter(|display| !display.is_possible()) {
+        let (least, most) = (DisplayConfig::SIDE_MIN, DisplayConfig::SIDE_MAX);
+        return refuse(format!(
+            "a screen of {} × {} pixels: {least} to {most} a side are possible, and at most 4194304 in \
+             all",
+            display.width, display.height
         ));
     }
     if config.disks.len() > resources::DISKS_MAX {
