@@ -52,7 +52,7 @@ const DISPI_DATA: [u64; 2] = [1, 2];
 
 /// What is shown where a mode is not modelled.
 const UNKNOWN_MODE_SIZE: (u32, u32) = (640, 480);
-const ZEROES: [u8; 1 << 16] = [0; 1 << 16];
+static ZEROES: [u8; 1 << 16] = [0; 1 << 16];
 
 /// What an adapter is made of.
 pub struct Resources {
@@ -169,7 +169,7 @@ impl Adapter {
 
     /// Blanks what the mode shows.
     fn clear(&self, registers: &Registers) {
-        let len = registers.dispi.frame().map_or(0, |frame| frame.start + frame.len());
+        let len = registers.dispi.frame().map_or(0, |frame| frame.start + frame.span());
         self.fill_zero(&self.resources.memory, 0, len);
         self.unlogged.store(true, Ordering::Release);
     }

@@ -117,7 +117,7 @@ impl Dispi {
         let frame = Frame { width, height, depth, pitch, start: 0 };
         let start = usize::from(self.get(Y_OFFSET)) * pitch
             + usize::from(self.get(X_OFFSET)) * depth.bytes();
-        let fits = start + frame.len() <= MEMORY_LEN;
+        let fits = start + frame.span() <= MEMORY_LEN;
         Some(Frame { start: if fits { start } else { 0 }, ..frame })
     }
 
@@ -212,7 +212,7 @@ mod tests {
                 if let Some(frame) = dispi.frame() {
                     assert!(frame.width > 0 && frame.height > 0);
                     assert!(frame.width <= SIDE_MAX && frame.height <= SIDE_MAX);
-                    assert!(frame.start + frame.len() <= MEMORY_LEN, "{frame:?}");
+                    assert!(frame.start + frame.span() <= MEMORY_LEN, "{frame:?}");
                 }
             }
         });

@@ -23,7 +23,7 @@ pub struct Frame {
 
 impl Frame {
     /// Bytes from the first pixel to the last.
-    pub fn len(&self) -> usize {
+    pub fn span(&self) -> usize {
         self.pitch * (self.height as usize).saturating_sub(1) + self.row_len()
     }
 

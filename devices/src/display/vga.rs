@@ -224,7 +224,7 @@ impl Vga {
         let start = usize::from(self.start()) * 4;
         let frame = Frame { width, height, depth: Depth::Indexed8, pitch, start };
         // Where the address would wrap, the mode is none that anything sets.
-        let fits = pitch >= width as usize && start + frame.len() <= WINDOW_LEN;
+        let fits = pitch >= width as usize && start + frame.span() <= WINDOW_LEN;
         if fits { VgaView::Bytes(frame) } else { VgaView::Unknown }
     }
 
@@ -393,7 +393,7 @@ mod tests {
                         assert!(mode.rows * mode.cell_height <= 1024);
                         assert!(mode.fonts.iter().all(|at| at + 0x2000 <= 0x1_0000));
                     }
-                    VgaView::Bytes(frame) => assert!(frame.start + frame.len() <= WINDOW_LEN),
+                    VgaView::Bytes(frame) => assert!(frame.start + frame.span() <= WINDOW_LEN),
                     VgaView::Unknown => {}
                 }
             }
