@@ -1,6 +1,9 @@
 //! A Debian kernel before the display: what it prints is seen, what is typed it reads. It needs a KVM
 //! that runs stock kernels, and the small guest of `tests/guest/build`; so it is ignored.
 //!
+//!     cargo test -p berth-vmm --test real_kernel --no-run
+//!     tests/nested-kvm -- target/debug/deps/real_kernel-… --ignored --nocapture
+//!
 //! With `BERTH_PICTURES` set to a directory, what was seen is left there as PPM files.
 
 use std::fs;
@@ -20,7 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(300);
 const BERTH: [u16; 6] = [48, 18, 19, 20, 35, 28];
 /// What the guest runs: a question on the screen, its answer on the serial port, then a picture.
 const JOB: &str = r#"
-[ -e /virtio_input.ko ] && insmod /virtio_input.ko
+modprobe virtio_input
 cat /proc/bus/input/devices /proc/fb /proc/ioports >/dev/ttyS0
 echo "name?" >/dev/tty0
 echo "@@ ready" >/dev/ttyS0
@@ -69,11 +72,7 @@ fn guest(name: &str) -> PathBuf {
 fn initramfs() -> tempfile::NamedTempFile {
     let mut bytes = fs::read(guest("initramfs")).unwrap();
     bytes.resize(bytes.len().next_multiple_of(512), 0);
-    let mut files = vec![("job", JOB.as_bytes().to_vec()), ("TRAILER!!!", Vec::new())];
-    if let Some(module) = std::env::var_os("BERTH_VIRTIO_INPUT") {
-        files.insert(0, ("virtio_input.ko", fs::read(module).unwrap()));
-    }
-    for (name, content) in files {
+    for (name, content) in [("job", JOB.as_bytes()), ("TRAILER!!!", &[])] {
         let mode = if name.ends_with('!') { 0 } else { 0o100_755 };
         let lengths = (content.len() as u32, name.len() as u32 + 1);
         bytes.extend(b"070701");
