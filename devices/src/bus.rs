@@ -18,6 +18,13 @@ pub trait Region: Send + Sync {
     fn write(&self, offset: u64, data: &[u8]) -> Effect;
 }
 
+/// Memory behind a BAR: the guest reads and writes it without leaving guest mode. Where that is not
+/// (yet) so, the BAR's [`Region`] serves the accesses.
+pub trait MemorySlot: Send + Sync {
+    /// Puts it at a guest-physical address, or nowhere.
+    fn place(&self, address: Option<u64>);
+}
+
 /// What a register write asks of the machine, beyond the device itself.
 #[derive(Debug, Default)]
 pub enum Effect {
@@ -79,6 +86,8 @@ pub struct Movable {
     pub region: Arc<dyn Region>,
     /// Writes that must not leave the kernel: they only signal an eventfd.
     pub doorbells: Vec<Doorbell>,
+    /// Memory that takes the registers' place where it can.
+    memory: Option<Arc<dyn MemorySlot>>,
     place: Mutex<Place>,
 }
 
@@ -96,7 +105,23 @@ impl Movable {
         region: Arc<dyn Region>,
         doorbells: Vec<Doorbell>,
     ) -> Arc<Movable> {
-        Arc::new(Movable { space, len, region, doorbells, place: Mutex::default() })
+        Arc::new(Movable { space, len, region, doorbells, memory: None, place: Mutex::default() })
+    }
+
+    /// A block of memory that is nowhere yet; `region` serves what does not reach `memory`.
+    pub fn of_memory(
+        len: u64,
+        region: Arc<dyn Region>,
+        memory: Arc<dyn MemorySlot>,
+    ) -> Arc<Movable> {
+        let (space, doorbells, memory) = (Space::Memory, Vec::new(), Some(memory));
+        Arc::new(Movable { space, len, region, doorbells, memory, place: Mutex::default() })
+    }
+
+    fn place_memory(&self, address: Option<u64>) {
+        if let Some(memory) = &self.memory {
+            memory.place(address);
+        }
     }
 
     /// Says where the block shall be; `None` for nowhere. True when that is a change.
@@ -190,11 +215,13 @@ impl Bus {
             if let Some(base) = from
                 && self.remove(base, &block.region)
             {
+                block.place_memory(None);
                 moved(base, false);
             }
             let base = to?;
             match self.insert(base, block.len, block.region.clone()) {
                 Ok(()) => {
+                    block.place_memory(Some(base));
                     moved(base, true);
                     Some(base)
                 }
@@ -278,6 +305,28 @@ mod tests {
         bus.insert(0x200, 1, echo.clone()).unwrap();
         assert!(bus.remove(0x200, &echo));
         assert!(!bus.remove(0x200, &echo));
+    }
+
+    #[derive(Default)]
+    struct Places(Mutex<Vec<Option<u64>>>);
+
+    impl MemorySlot for Places {
+        fn place(&self, address: Option<u64>) {
+            self.0.lock().unwrap().push(address);
+        }
+    }
+
+    #[test]
+    fn memory_goes_where_its_block_goes() {
+        let bus = Bus::default();
+        let places = Arc::new(Places::default());
+        let block = Movable::of_memory(0x10, Arc::new(Echo), places.clone());
+        bus.insert(0x308, 1, Arc::new(Echo)).unwrap();
+        for address in [Some(0x100), Some(0x200), Some(0x300), None] {
+            block.want(address);
+            bus.settle(&block, |_, _| ());
+        }
+        assert_eq!(*places.0.lock().unwrap(), [Some(0x100), None, Some(0x200), None]);
     }
 
     #[test]

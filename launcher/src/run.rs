@@ -146,6 +146,7 @@ fn prepare(plan: &Plan, console: &Arc<SerialConsole>, signals: &Signals) -> Resu
         boot: boot(&plan.boot),
         disks: disks.disks,
         nics: nic.into_iter().collect(),
+        display: None,
         console: console.clone(),
         identity: BoardIdentity {
             uuid: disks.identity.uuid.into_bytes(),

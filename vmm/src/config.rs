@@ -19,12 +19,40 @@ pub struct MachineConfig {
     pub disks: Vec<DiskConfig>,
     /// Network interfaces, in the order of their PCI slots.
     pub nics: Vec<NicConfig>,
+    /// Display adapter, keyboards and pointers; `None`: a machine without any.
+    pub display: Option<DisplayConfig>,
     /// Where COM1's output goes.
     pub console: Arc<dyn Console>,
     /// The machine's identity, shown in SMBIOS.
     pub identity: Identity,
     /// Refuse a KVM that runs guest kernels in software. Only guests written for it can do without.
     pub require_native_kvm: bool,
+}
+
+/// A display adapter, and what stands before it: keyboards and pointers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DisplayConfig {
+    /// Pixels a row of the mode that is set up at first, and that the monitor prefers: from
+    /// [`DisplayConfig::SIDE_MIN`] to [`DisplayConfig::SIDE_MAX`].
+    pub width: u32,
+    /// Rows, likewise; all of it, at four bytes a pixel, must fit into 16 MiB.
+    pub height: u32,
+}
+
+impl DisplayConfig {
+    /// The least width and height.
+    pub const SIDE_MIN: u32 = 200;
+    /// The most: what a monitor can say that it prefers.
+    pub const SIDE_MAX: u32 = devices::display::edid::SIDE_MAX;
+
+    /// True when the mode is possible.
+    pub fn is_possible(&self) -> bool {
+        let sides = DisplayConfig::SIDE_MIN..=DisplayConfig::SIDE_MAX;
+        let bytes = u64::from(self.width) * u64::from(self.height) * 4;
+        sides.contains(&self.width)
+            && sides.contains(&self.height)
+            && bytes <= devices::display::dispi::MEMORY_LEN as u64
+    }
 }
 
 /// The most vCPUs a machine may have.

@@ -62,6 +62,18 @@ pub fn allocate(bytes: u64) -> Result<GuestMemory, MemoryError> {
     Ok(Arc::new(ram))
 }
 
+/// Maps memory that is not RAM, for a device: `len` bytes, a multiple of the page size, at address 0
+/// of a map of its own.
+///
+/// # Errors
+/// [`MemoryError`].
+pub fn allocate_device(len: usize) -> Result<GuestMemory, MemoryError> {
+    let region = GuestRegionMmap::new(map_aligned(len)?, GuestAddress(0))
+        .ok_or_else(|| MemoryError::Layout(format!("{len:#x} bytes at 0 overflow")))?;
+    let memory = GuestRam::from_regions(vec![region]);
+    Ok(Arc::new(memory.map_err(|e| MemoryError::Layout(e.to_string()))?))
+}
+
 /// An anonymous mapping of `len` bytes that starts on a huge page.
 fn map_aligned(len: usize) -> Result<MmapRegion, MemoryError> {
     let error = || MemoryError::Map { bytes: len as u64, source: std::io::Error::last_os_error() };

@@ -8,8 +8,11 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use devices::serial::Console;
-use vmm::config::{BootConfig, Identity, MachineConfig};
+use vmm::config::{BootConfig, DisplayConfig, Identity, MachineConfig};
 use vmm::{ExitReason, Machine, StartError};
+
+#[path = "bare_metal/desktop.rs"]
+mod desktop;
 
 const COM1: u16 = 0x3f8;
 const PM1_CONTROL: u16 = 0x604;
@@ -115,6 +118,16 @@ impl Code {
 
 /// Runs `code` on a machine with `cpus` and `memory_mib`; `None`, aloud, where there is no KVM.
 fn start(code: &Code, cpus: u32, memory_mib: u64) -> Option<(Machine, Arc<Paper>)> {
+    start_with(None, code, cpus, memory_mib)
+}
+
+/// The same with a display, or without.
+fn start_with(
+    display: Option<DisplayConfig>,
+    code: &Code,
+    cpus: u32,
+    memory_mib: u64,
+) -> Option<(Machine, Arc<Paper>)> {
     let kernel = code.elf();
     let paper = Arc::new(Paper::default());
     let config = MachineConfig {
@@ -127,6 +140,7 @@ fn start(code: &Code, cpus: u32, memory_mib: u64) -> Option<(Machine, Arc<Paper>
         },
         disks: Vec::new(),
         nics: Vec::new(),
+        display,
         console: paper.clone(),
         identity: Identity::default(),
         require_native_kvm: false,
@@ -285,20 +299,24 @@ fn holes_read_ones_and_swallow_writes() {
 fn wrong_configurations_are_refused_in_words() {
     let code = Code::default().power_off();
     let kernel = code.elf();
-    let with = |cpus, memory_bytes, path: &std::path::Path| {
+    let with = |cpus, memory_bytes, display, path: &std::path::Path| {
         let config = MachineConfig {
             cpus,
             memory_bytes,
             boot: BootConfig::Kernel { kernel: path.into(), initrd: None, cmdline: String::new() },
             disks: Vec::new(),
             nics: Vec::new(),
+            display,
             console: Arc::new(Paper::default()),
             identity: Identity::default(),
             require_native_kvm: false,
         };
         Machine::start(config).err().expect("refused").to_string()
     };
-    assert!(with(0, 64 << 20, kernel.path()).contains("0 vCPUs"));
-    assert!(with(65, 64 << 20, kernel.path()).contains("65 vCPUs"));
-    assert!(with(1, 1 << 20, kernel.path()).contains("1048576 bytes of memory"));
+    assert!(with(0, 64 << 20, None, kernel.path()).contains("0 vCPUs"));
+    assert!(with(65, 64 << 20, None, kernel.path()).contains("65 vCPUs"));
+    assert!(with(1, 1 << 20, None, kernel.path()).contains("1048576 bytes of memory"));
+    let display = DisplayConfig { width: 4000, height: 4000 };
+    let refused = with(1, 64 << 20, Some(display), kernel.path());
+    assert!(refused.contains("4000 × 4000 pixels"), "{refused}");
 }

@@ -5,8 +5,18 @@
 //! bring them up to date when it wants to show something. Nothing is painted, and nothing kept
 //! track of, while nobody asks. Whatever the guest's pixel format, a picture has one: 0x00RRGGBB.
 
+pub mod bochs;
+mod dac;
 mod damage;
+pub mod dirty;
+pub mod dispi;
+pub mod edid;
+pub mod font;
+pub mod linear;
 mod picture;
+pub mod pixels;
+pub mod text;
+pub mod vga;
 
 pub use damage::{Damage, Rect, TILE};
 pub use picture::{Picture, SIDE_MAX};

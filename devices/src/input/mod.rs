@@ -6,6 +6,10 @@
 
 use bitflags::bitflags;
 
+pub mod desk;
+pub mod i8042;
+pub mod ps2;
+
 /// A key by its place, as KEY_* of Linux's `input-event-codes.h`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key(pub u16);

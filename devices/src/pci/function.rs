@@ -54,8 +54,11 @@ impl Function {
                 bar: spec.index,
                 msix: place.clone().filter(|place| place.bar == spec.index),
             });
-            let doorbells = device.doorbells(spec.index);
-            let block = Movable::new(Space::Memory, spec.size.into(), region, doorbells);
+            let len = spec.size.into();
+            let block = match device.memory(spec.index) {
+                Some(memory) => Movable::of_memory(len, region, memory),
+                None => Movable::new(Space::Memory, len, region, device.doorbells(spec.index)),
+            };
             bars.push(Bar { index: spec.index, block });
         }
         let msix = place.map(|place| {
@@ -121,6 +124,12 @@ impl Function {
     /// The device's BARs, as (index, size in bytes).
     pub fn bars(&self) -> Vec<(usize, u32)> {
         self.bars.iter().map(|bar| (bar.index, bar.block.len as u32)).collect()
+    }
+
+    /// Where the guest (or [`preset_bar`](Self::preset_bar)) has put BAR `index`; `None` while
+    /// memory decoding is off.
+    pub fn bar_address(&self, index: usize) -> Option<u32> {
+        self.space.bar_address(index)
     }
 
     /// Puts BAR `index` at `address` as firmware would, with memory decoding still off.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::bus::{Doorbell, Effect};
+use crate::bus::{Doorbell, Effect, MemorySlot};
 
 pub mod chipset;
 pub mod config;
@@ -97,6 +97,11 @@ pub trait PciDevice: Send + Sync {
     /// Writes in a BAR that only signal an eventfd.
     fn doorbells(&self, _bar: usize) -> Vec<Doorbell> {
         Vec::new()
+    }
+    /// The memory that a BAR consists of; `None` for registers. Its accesses come to `read_bar` and
+    /// `write_bar` only where the memory cannot be placed.
+    fn memory(&self, _bar: usize) -> Option<Arc<dyn MemorySlot>> {
+        None
     }
     /// Reads 1, 2, 4 or 8 bytes of a BAR; never of the MSI-X table.
     fn read_bar(&self, _bar: usize, _offset: u64, data: &mut [u8]) {

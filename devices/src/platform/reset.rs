@@ -2,7 +2,8 @@
 //! command port 0x64. The third, 0xCF9, lies between the PCI configuration ports
 //! ([`crate::pci::root`]).
 //!
-//! There is no keyboard controller behind port 0x64 here; it reads as ones, which is "absent".
+//! Port 0x64 is the keyboard controller's ([`crate::input::i8042`]). In a machine without one it reads
+//! as ones, which is "absent", and only its reset command is left.
 
 use std::sync::Mutex;
 
@@ -50,7 +51,7 @@ impl Region for SystemControl {
     }
 }
 
-/// The keyboard controller's command port, for its reset command alone.
+/// The keyboard controller's command port where there is no controller: its reset command alone.
 pub struct KeyboardReset;
 
 impl Region for KeyboardReset {

@@ -11,6 +11,7 @@ use crate::mem::GuestMemory;
 
 pub mod blk;
 pub mod buffers;
+pub mod input;
 pub mod net;
 pub mod pci;
 pub mod queue;

@@ -11,6 +11,7 @@ use acpi_tables::aml::{
     Store,
 };
 use acpi_tables::sdt::Sdt;
+use devices::input::i8042;
 use devices::pci::root;
 use devices::platform::{cmos, pm, pvpanic};
 use devices::serial;
@@ -63,7 +64,10 @@ fn host_bridge(board: &Board) -> Vec<u8> {
         &IO::new(config, config, 1, config_len as u8),
         &AddressSpace::new_io(0u16, config - 1, None),
         &AddressSpace::new_io(config + config_len, 0xffff, None),
-        &window((layout::VGA_WINDOW as u32, layout::VGA_WINDOW as u32 + 0x1_ffff)),
+        &window((
+            layout::VGA_WINDOW as u32,
+            (layout::VGA_WINDOW + layout::VGA_WINDOW_LEN) as u32 - 1,
+        )),
         &window(before_ecam),
         &window(after_ecam),
     ])
@@ -79,7 +83,7 @@ fn host_bridge(board: &Board) -> Vec<u8> {
             &Name::new("_UID".into(), &0u8),
             &Name::new("_CRS".into(), &Raw(resources)),
             &Raw(operating_system_capabilities()),
-            &Raw(isa_bridge()),
+            &Raw(isa_bridge(board)),
         ],
     ))
 }
@@ -103,7 +107,7 @@ fn operating_system_capabilities() -> Vec<u8> {
 }
 
 /// 00:1f.0 and the ISA devices behind it.
-fn isa_bridge() -> Vec<u8> {
+fn isa_bridge(board: &Board) -> Vec<u8> {
     let ports = |first: u64, len: u64| IO::new(first as u16, first as u16, 1, len as u8);
     let com1 = ResourceTemplate::new(vec![
         &ports(serial::COM1, serial::PORTS_LEN),
@@ -130,8 +134,33 @@ fn isa_bridge() -> Vec<u8> {
                     &Name::new("_CRS".into(), &Raw(rtc)),
                 ],
             ),
+            &Raw(if board.desktop { keyboard_and_mouse() } else { Vec::new() }),
         ],
     ))
+}
+
+/// What is plugged into the PS/2 controller; its ports go with the keyboard.
+fn keyboard_and_mouse() -> Vec<u8> {
+    let port = |port: u64| IO::new(port as u16, port as u16, 1, 1);
+    let line = |line| Interrupt::new(true, true, false, false, line);
+    let keyboard = ResourceTemplate::new(vec![
+        &port(i8042::DATA),
+        &port(i8042::COMMAND),
+        &line(i8042::KEYBOARD_IRQ),
+    ])
+    .to_bytes();
+    let mouse = ResourceTemplate::new(vec![&line(i8042::MOUSE_IRQ)]).to_bytes();
+    [("KBD_", "PNP0303", keyboard), ("MOU_", "PNP0F13", mouse)]
+        .map(|(name, id, resources)| {
+            bytes(&Device::new(
+                name.into(),
+                vec![
+                    &Name::new("_HID".into(), &EISAName::new(id)),
+                    &Name::new("_CRS".into(), &Raw(resources)),
+                ],
+            ))
+        })
+        .concat()
 }
 
 /// PNP0C02: what must not be given to anything else; without it Linux distrusts the MCFG.

@@ -18,6 +18,8 @@ pub struct Board {
     pub ecam: u64,
     /// Where the power-management block is.
     pub pm_base: u16,
+    /// Display adapter, PS/2 keyboard and mouse are there.
+    pub desktop: bool,
 }
 
 const OEM_ID: [u8; 6] = *b"BERTH ";
@@ -78,7 +80,13 @@ mod tests {
 
     #[test]
     fn every_table_is_reached_from_the_rsdp_and_sums_to_zero() {
-        let board = Board { cpus: 64, ecam: layout::ECAM, pm_base: layout::PM_BASE };
+        for desktop in [false, true] {
+            check(&Board { cpus: 64, ecam: layout::ECAM, pm_base: layout::PM_BASE, desktop });
+        }
+    }
+
+    fn check(board: &Board) {
+        let board = *board;
         let bytes = build(&board, layout::ACPI);
         assert!(bytes.len() as u64 <= layout::ACPI_LEN);
         assert_eq!(&bytes[..8], b"RSD PTR ");
@@ -104,5 +112,10 @@ mod tests {
         assert_eq!(&table(word(fadt, 40))[..4], b"DSDT");
         assert_eq!(&at(word(fadt, 36))[..4], b"FACS");
         assert_eq!(fadt.len(), 276);
+        // "PNP0303", compressed, is in the DSDT; the FADT's flags say 8042, and VGA.
+        let dsdt = table(word(fadt, 40));
+        let keyboard = dsdt.windows(4).any(|id| id == [0x41, 0xd0, 0x03, 0x03]);
+        assert_eq!(keyboard, board.desktop);
+        assert_eq!((fadt[109] >> 1 & 1 != 0, fadt[109] >> 2 & 1 == 0), (keyboard, keyboard));
     }
 }

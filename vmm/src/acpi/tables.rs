@@ -22,8 +22,10 @@ pub fn facs() -> [u8; FACS_LEN] {
 /// Fixed ACPI description table (§5.2.9), revision 6.5: always in ACPI mode (SMI_CMD is 0).
 pub fn fadt(board: &Board, facs: u64, dsdt: u64) -> Sdt {
     const PROFILE_SERVER: u8 = 4;
-    // Legacy devices are there; an 8042 and a VGA adapter are not; ASPM is not to be touched.
-    const BOOT_ARCH: u16 = 1 << 0 | 1 << 2 | 1 << 4;
+    // Legacy devices are there; ASPM is not to be touched.
+    const BOOT_ARCH: u16 = 1 << 0 | 1 << 4;
+    const BOOT_ARCH_8042: u16 = 1 << 1;
+    const BOOT_ARCH_NO_VGA: u16 = 1 << 2;
     // WBINVD works, C1 works, no fixed sleep button, no fixed RTC wake, reset register.
     const FLAGS: u32 = 1 << 0 | 1 << 2 | 1 << 5 | 1 << 6 | 1 << 10;
     const LATENCY_NONE: u16 = 0x0fff;
@@ -45,7 +47,8 @@ pub fn fadt(board: &Board, facs: u64, dsdt: u64) -> Sdt {
     fadt.write_u16(96, LATENCY_NONE);
     fadt.write_u16(98, LATENCY_NONE);
     fadt.write_u8(108, devices::platform::cmos::CENTURY as u8);
-    fadt.write_u16(109, BOOT_ARCH);
+    let desktop = if board.desktop { BOOT_ARCH_8042 } else { BOOT_ARCH_NO_VGA };
+    fadt.write_u16(109, BOOT_ARCH | desktop);
     fadt.write_u32(112, FLAGS);
     fadt.write(116, GenericAddress::io_port_address::<u8>(layout::RESET_PORT));
     fadt.write_u8(128, layout::RESET_VALUE);

@@ -41,6 +41,17 @@ const XLF_KERNEL_64: u16 = 1;
 /// The 64-bit entry point's distance from the start of the protected-mode code.
 const ENTRY_64: u64 = 0x200;
 
+/// A framebuffer that is set up: 32 bits a pixel, blue in the lowest byte, rows without gaps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Framebuffer {
+    /// Guest-physical address.
+    pub address: u32,
+    /// Pixels a row, up to 16383.
+    pub width: u16,
+    /// Rows.
+    pub height: u16,
+}
+
 /// True: the file starts as a Linux kernel image does.
 pub fn is_bzimage(head: &[u8]) -> bool {
     head.get(MAGIC..MAGIC + 4) == Some(b"HdrS")
@@ -52,11 +63,11 @@ pub fn is_bzimage(head: &[u8]) -> bool {
 /// # Errors
 /// [`BootError`]; nothing in guest memory can be relied on then.
 pub fn load(
-    memory: &GuestMemory,
+    (memory, ram): (&GuestMemory, &[(u64, u64)]),
     kernel: &Payload,
     initrds: &[Payload],
     cmdline: &str,
-    ram: &[(u64, u64)],
+    screen: Option<&Framebuffer>,
 ) -> Result<Entry, BootError> {
     let head = kernel.head(HEADER_LEN)?;
     let header = Header::parse(&head)
@@ -83,6 +94,9 @@ pub fn load(
     put_u32(&mut params, RAMDISK_SIZE, initrd_len as u32);
     params[ACPI_RSDP_ADDR..ACPI_RSDP_ADDR + 8].copy_from_slice(&layout::ACPI.to_le_bytes());
     write_e820(&mut params, &layout::memory_map(ram));
+    if let Some(screen) = screen {
+        write_screen_info(&mut params, screen);
+    }
     memory.write_slice(&params, GuestAddress(layout::ZERO_PAGE))?;
     Ok(Entry::Linux { rip: header.load_address + ENTRY_64 })
 }
@@ -143,6 +157,34 @@ fn write_e820(params: &mut [u8], map: &[(u64, u64, MemoryKind)]) {
     }
 }
 
+/// struct screen_info (include/uapi/linux/screen_info.h), at the start of boot_params. Its type is
+/// the one that every framebuffer driver of Linux takes, with EFI or without.
+fn write_screen_info(params: &mut [u8], screen: &Framebuffer) {
+    const IS_VGA: usize = 0x0f;
+    const TYPE_EFI: u8 = 0x70;
+    const WIDTH: usize = 0x12;
+    const HEIGHT: usize = 0x14;
+    const DEPTH: usize = 0x16;
+    const BASE: usize = 0x18;
+    const SIZE: usize = 0x1c;
+    const LINE_LENGTH: usize = 0x24;
+    /// Size and position of red, green, blue and what is unused.
+    const COLOURS: usize = 0x26;
+    const PAGES: usize = 0x32;
+    let mut put_u16 =
+        |at: usize, value: u16| params[at..at + 2].copy_from_slice(&value.to_le_bytes());
+    let line_length = screen.width.saturating_mul(4);
+    put_u16(WIDTH, screen.width);
+    put_u16(HEIGHT, screen.height);
+    put_u16(DEPTH, 32);
+    put_u16(LINE_LENGTH, line_length);
+    put_u16(PAGES, 1);
+    params[IS_VGA] = TYPE_EFI;
+    params[COLOURS..COLOURS + 8].copy_from_slice(&[8, 16, 8, 8, 8, 0, 8, 24]);
+    put_u32(params, BASE, screen.address);
+    put_u32(params, SIZE, u32::from(line_length) * u32::from(screen.height));
+}
+
 fn put_u32(bytes: &mut [u8], at: usize, value: u32) {
     bytes[at..at + 4].copy_from_slice(&value.to_le_bytes());
 }
@@ -178,7 +220,8 @@ mod tests {
         let ram = memory::ranges(64 << 20);
         let initrds = [payload(vec![1; 5]), payload(vec![2; 8])];
         let entry =
-            load(&memory, &payload(image(b"code")), &initrds, "root=/dev/vda1 ro", &ram).unwrap();
+            load((&memory, &ram), &payload(image(b"code")), &initrds, "root=/dev/vda1 ro", None)
+                .unwrap();
         assert_eq!(entry, Entry::Linux { rip: 0x100_0200 });
         let read = |at: u64, len: usize| {
             let mut bytes = vec![0; len];
@@ -200,11 +243,28 @@ mod tests {
     }
 
     #[test]
+    fn a_framebuffer_is_told_of_when_there_is_one() {
+        let memory = memory::allocate(64 << 20).unwrap();
+        let ram = memory::ranges(64 << 20);
+        let mut info = [0; 0x40];
+        let screen = Framebuffer { address: 0x8000_0000, width: 1024, height: 768 };
+        for screen in [None, Some(&screen)] {
+            load((&memory, &ram), &payload(image(&[])), &[], "", screen).unwrap();
+            memory.read_slice(&mut info, GuestAddress(layout::ZERO_PAGE)).unwrap();
+            assert_eq!(info.iter().any(|byte| *byte != 0), screen.is_some());
+        }
+        assert_eq!(info[0x0f..0x18], [0x70, 0, 0, 0, 4, 0, 3, 32, 0]);
+        assert_eq!(info[0x18..0x20], [0, 0, 0, 0x80, 0, 0, 0x30, 0]);
+        assert_eq!(info[0x24..0x34], [0, 16, 8, 16, 8, 8, 8, 0, 8, 24, 0, 0, 0, 0, 1, 0]);
+    }
+
+    #[test]
     fn wrong_kernels_are_declined_with_the_reason() {
         let memory = memory::allocate(64 << 20).unwrap();
         let ram = memory::ranges(64 << 20);
-        let attempt =
-            |bytes: Vec<u8>| load(&memory, &payload(bytes), &[], "", &ram).unwrap_err().to_string();
+        let attempt = |bytes: Vec<u8>| {
+            load((&memory, &ram), &payload(bytes), &[], "", None).unwrap_err().to_string()
+        };
         assert!(attempt(vec![0; 100]).contains("not a Linux bzImage"));
         assert!(attempt(Vec::new()).contains("not a Linux bzImage"));
         let mut old = image(&[]);
@@ -225,7 +285,7 @@ mod tests {
     fn the_kernel_s_own_command_line_limit_holds() {
         let memory = memory::allocate(64 << 20).unwrap();
         let ram = memory::ranges(64 << 20);
-        let with = |cmdline: &str| load(&memory, &payload(image(&[])), &[], cmdline, &ram);
+        let with = |cmdline: &str| load((&memory, &ram), &payload(image(&[])), &[], cmdline, None);
         assert!(with(&"x".repeat(2047)).is_ok());
         let error = with(&"x".repeat(2048)).unwrap_err().to_string();
         assert!(error.contains("2048") && error.contains("2047"), "{error}");
@@ -237,7 +297,7 @@ mod tests {
         let memory = memory::allocate(64 << 20).unwrap();
         let ram = memory::ranges(64 << 20);
         let initrd = [payload(vec![0; 60 << 20])];
-        let error = load(&memory, &payload(image(&[])), &initrd, "", &ram).unwrap_err();
+        let error = load((&memory, &ram), &payload(image(&[])), &initrd, "", None).unwrap_err();
         assert!(error.to_string().contains("initial ramdisk"), "{error}");
     }
 
@@ -253,7 +313,7 @@ mod tests {
                     image[(SETUP_SECTS + at) % 0x600] = *byte;
                 }
             }
-            let _ = load(&memory, &payload(image), &[], "quiet", &ram);
+            let _ = load((&memory, &ram), &payload(image), &[], "quiet", None);
         });
     }
 }

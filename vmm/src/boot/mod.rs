@@ -17,6 +17,7 @@ use devices::mem::{Bytes, GuestAddress, GuestMemory, GuestMemoryBackend, GuestMe
 
 use self::cmdline::CmdlineError;
 use self::guestfs::BootPolicy;
+use self::linux::Framebuffer;
 use self::payload::Payload;
 use crate::config::BootConfig;
 use crate::machine::layout;
@@ -88,7 +89,8 @@ pub struct Loaded {
     pub reason: String,
 }
 
-/// Loads whatever `config` says into guest memory.
+/// Loads whatever `config` says into guest memory. Protocols that can tell of a framebuffer tell of
+/// `screen`.
 ///
 /// # Errors
 /// [`BootError`]; nothing in guest memory can be relied on then.
@@ -97,6 +99,7 @@ pub fn load(
     disks: &[Arc<dyn BlockBackend>],
     memory: &GuestMemory,
     ram: &[(u64, u64)],
+    screen: Option<&Framebuffer>,
 ) -> Result<Loaded, BootError> {
     match config {
         BootConfig::Kernel { kernel, initrd, cmdline } => {
@@ -109,7 +112,7 @@ pub fn load(
             let entry = if elf {
                 pvh::load(memory, kernel, &initrds, cmdline, ram)?
             } else {
-                linux::load(memory, &payload, &initrds, cmdline, ram)?
+                linux::load((memory, ram), &payload, &initrds, cmdline, screen)?
             };
             let kind = if elf { "ELF, PVH" } else { "bzImage" };
             Ok(Loaded { entry, reason: format!("{} ({kind}), as asked for", payload.name()) })
@@ -131,7 +134,7 @@ pub fn load(
                 .into_iter()
                 .map(|i| Payload::from_bytes("the initial ramdisk", "the disk's".into(), i))
                 .collect();
-            let entry = linux::load(memory, &kernel, &initrds, &cmdline, ram)?;
+            let entry = linux::load((memory, ram), &kernel, &initrds, &cmdline, screen)?;
             Ok(Loaded { entry, reason: format!("{}; command line: {cmdline}", choice.reason) })
         }
     }

@@ -2,13 +2,14 @@
 //!
 //! [`vm`] is the virtual machine (memory, interrupts, doorbells), [`vcpu`] a CPU's state and its
 //! run loop, [`exit`] what a CPU asks of the machine, [`cpuid`] and [`registers`] what it is made
-//! of, [`probe`] whether this KVM can run a stock kernel at all.
+//! of, [`slot`] memory that moves, [`probe`] whether this KVM can run a stock kernel at all.
 
 pub mod cpuid;
 pub mod exit;
 pub mod probe;
 pub mod registers;
 pub mod routes;
+pub mod slot;
 pub mod vcpu;
 pub mod vm;
 

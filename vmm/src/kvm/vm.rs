@@ -5,6 +5,7 @@
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use devices::bus::{Doorbell, Space};
 use devices::irq::IrqLine;
@@ -17,6 +18,7 @@ use kvm_ioctls::{IoEventAddress, Kvm, NoDatamatch, VcpuFd, VmFd};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::routes::Routes;
+use super::slot::BarMemory;
 use super::{During, KvmError};
 use crate::machine::layout;
 use crate::memory;
@@ -28,6 +30,8 @@ pub struct Vm {
     _memory: GuestMemory,
     /// Interrupt routes.
     pub routes: Arc<Routes>,
+    /// The first memory slot that is not used.
+    next_slot: AtomicU32,
     power_on: PowerOn,
 }
 
@@ -46,16 +50,19 @@ impl Vm {
         let fd = Arc::new(kvm.create_vm().during("creating the machine")?);
         fd.set_identity_map_address(layout::KVM_IDENTITY_MAP).during("placing the identity map")?;
         fd.set_tss_address(layout::KVM_TSS as usize).during("placing the TSS")?;
-        for (slot, (guest, len, host)) in memory::host_ranges(&memory).into_iter().enumerate() {
+        let ranges = split(memory::host_ranges(&memory));
+        let next_slot = AtomicU32::new(ranges.len() as u32);
+        for (slot, (guest, len, host)) in (0..).zip(ranges) {
             let region = kvm_userspace_memory_region {
-                slot: slot as u32,
+                slot,
                 flags: 0,
                 guest_phys_addr: guest,
                 memory_size: len,
                 userspace_addr: host,
             };
             // SAFETY: the range is guest RAM, mapped by `memory`, which this object keeps alive,
-            // and slots do not overlap since the regions of a guest memory do not.
+            // and slots do not overlap since the regions of a guest memory do not, nor the pieces
+            // that one is split into.
             unsafe { fd.set_user_memory_region(region) }.during("mapping guest memory")?;
         }
         fd.create_irq_chip().during("creating the interrupt controllers")?;
@@ -63,7 +70,7 @@ impl Vm {
         fd.create_pit2(pit).during("creating the interval timer")?;
         let routes = Routes::new(fd.clone())?;
         let power_on = PowerOn::read(&fd)?;
-        Ok(Vm { fd, _memory: memory, routes, power_on })
+        Ok(Vm { fd, _memory: memory, routes, next_slot, power_on })
     }
 
     /// Creates vCPU `id`, whose APIC id it is too.
@@ -72,6 +79,12 @@ impl Vm {
     /// [`KvmError::Ioctl`].
     pub fn create_vcpu(&self, id: u32) -> Result<VcpuFd, KvmError> {
         self.fd.create_vcpu(id.into()).during("creating a vCPU")
+    }
+
+    /// A slot for memory behind a BAR.
+    pub fn bar_memory(&self, memory: GuestMemory) -> Arc<BarMemory> {
+        let slot = self.next_slot.fetch_add(1, Ordering::Relaxed);
+        BarMemory::new(self.fd.clone(), slot, memory)
     }
 
     /// Puts interrupt controllers and timer back to the state after power-on.
@@ -127,6 +140,23 @@ impl Vm {
     }
 }
 
+/// Gives the legacy VGA window a slot of its own: it is a device's memory, only kept in RAM.
+fn split(ranges: Vec<(u64, u64, u64)>) -> Vec<(u64, u64, u64)> {
+    const CUTS: [u64; 2] = [layout::VGA_WINDOW, layout::VGA_WINDOW + layout::VGA_WINDOW_LEN];
+    let mut pieces = Vec::new();
+    for (mut guest, mut len, mut host) in ranges {
+        for cut in CUTS {
+            let head = cut.saturating_sub(guest);
+            if (1..len).contains(&head) {
+                pieces.push((guest, head, host));
+                (guest, len, host) = (guest + head, len - head, host + head);
+            }
+        }
+        pieces.push((guest, len, host));
+    }
+    pieces
+}
+
 /// A descriptor in the type that kvm-ioctls takes, for one call: whoever lends it keeps it open.
 pub(super) fn borrow(fd: &OwnedFd) -> ManuallyDrop<EventFd> {
     // SAFETY: the descriptor is open, since `fd` holds it. It is closed once only, by `fd`: the
@@ -168,5 +198,23 @@ impl IrqLine for LevelLine {
         if let Err(error) = self.fd.set_irq_line(self.gsi, level) {
             log::error!("interrupt line {}: {error}", self.gsi);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_vga_window_is_a_piece_of_its_own() {
+        let gib = 1 << 30;
+        let pieces = split(vec![(0, gib, 0x7000_0000), (4 * gib, gib, 0x1_0000_0000)]);
+        let low = [
+            (0, 0xa_0000, 0x7000_0000),
+            (0xa_0000, 0x2_0000, 0x700a_0000),
+            (0xc_0000, gib - 0xc_0000, 0x700c_0000),
+        ];
+        assert_eq!(pieces[..3], low);
+        assert_eq!(pieces[3..], [(4 * gib, gib, 0x1_0000_0000)]);
     }
 }

@@ -13,7 +13,7 @@ use devices::pci::root::{self, ConfigPorts, PciRoot};
 use devices::platform::cmos::{self, Cmos};
 use devices::platform::pm::{self, PowerManagement};
 use devices::platform::pvpanic::{self, PvPanic};
-use devices::platform::reset::{self, KeyboardReset, SystemControl};
+use devices::platform::reset::{self, SystemControl};
 use devices::serial::{self, Console, SerialPort};
 
 use super::devices::WINDOW;
@@ -67,12 +67,11 @@ impl Board {
         let low = ram.first().map_or(0, |r| r.1);
         let now = || SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
         let cmos = Cmos::new(Box::new(now), low, high, cpus);
-        let fixed: [(u64, u64, Arc<dyn Region>); 6] = [
+        let fixed: [(u64, u64, Arc<dyn Region>); 5] = [
             (root::PORTS, root::PORTS_LEN, board.ports.clone()),
             (cmos::PORTS, cmos::PORTS_LEN, Arc::new(cmos)),
             (serial::COM1, serial::PORTS_LEN, board.serial.clone()),
             (reset::PORT_92, 1, board.port_92.clone()),
-            (reset::PORT_64, 1, Arc::new(KeyboardReset)),
             (pvpanic::PORT, 1, Arc::new(PvPanic)),
         ];
         for (base, len, region) in fixed {

@@ -17,6 +17,8 @@ use devices::pci::msix::Msix;
 use devices::pci::root::PciRoot;
 use devices::virtio::VirtioDevice;
 use devices::virtio::blk::Blk;
+use devices::virtio::input::reports::Reports as InputReports;
+use devices::virtio::input::{Input, Kind};
 use devices::virtio::net::Net;
 use devices::virtio::pci::VirtioPci;
 use devices::virtio::rng::Rng;
@@ -41,15 +43,31 @@ pub struct Disks {
     pub statuses: Arc<[DiskStatus]>,
 }
 
-/// Puts every device that `config` asks for on the bus. Disks tell `shortages` when their host is
-/// full.
+/// What feeds the virtio input devices.
+pub struct Reports {
+    /// Keys.
+    pub keyboard: Arc<InputReports>,
+    /// Positions and buttons.
+    pub tablet: Arc<InputReports>,
+}
+
+/// What the machine keeps of its devices.
+pub struct Attached {
+    /// Its disks.
+    pub disks: Disks,
+    /// With a display only.
+    pub reports: Option<Reports>,
+}
+
+/// Puts every virtio device that `config` asks for on the bus. Disks tell `shortages` when their
+/// host is full.
 pub fn attach(
     config: MachineConfig,
     root: &PciRoot,
     vm: &Vm,
     memory: &GuestMemory,
     shortages: &Arc<Shortages>,
-) -> Result<Disks, StartError> {
+) -> Result<Attached, StartError> {
     let place = |slot: Slot, device: Box<dyn VirtioDevice>| {
         let routes = (0..VirtioPci::vectors(&*device))
             .map(|_| vm.routes.message())
@@ -63,6 +81,18 @@ pub fn attach(
         move |error: &dyn std::fmt::Display| StartError::Device(format!("{what}: {error}"))
     };
     place(resources::RNG, Box::new(Rng::new()))?;
+    let input = |slot, kind| {
+        let (input, reports) = Input::new(kind).map_err(|e| failed("input device".into())(&e))?;
+        place(slot, Box::new(input))?;
+        Ok::<_, StartError>(reports)
+    };
+    let reports = match config.display {
+        None => None,
+        Some(_) => Some(Reports {
+            keyboard: input(resources::KEYBOARD, Kind::Keyboard)?,
+            tablet: input(resources::TABLET, Kind::Tablet)?,
+        }),
+    };
     for (index, nic) in config.nics.into_iter().enumerate() {
         let failed = failed(format!("network interface {index}"));
         let mut backends: Vec<Box<dyn NetBackend>> = Vec::new();
@@ -88,7 +118,8 @@ pub fn attach(
         place(resources::disk(index), Box::new(blk))?;
         backends.push(disk.backend);
     }
-    Ok(Disks { backends, statuses: statuses.into() })
+    let disks = Disks { backends, statuses: statuses.into() };
+    Ok(Attached { disks, reports })
 }
 
 /// The kernel's side of interface `index`. Without it the interface works too, so a kernel that

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 
 use devices::block::shortage::Shortages;
+use devices::display::Screen;
+use devices::input::InputSink;
 use devices::serial::SerialPort;
 use devices::virtio::blk::Counters;
 
@@ -17,6 +19,8 @@ pub struct MachineHandle {
     pub(super) serial: Arc<SerialPort>,
     pub(super) shortages: Arc<Shortages>,
     pub(super) disks: Arc<[DiskStatus]>,
+    pub(super) screen: Option<Arc<dyn Screen>>,
+    pub(super) input: Option<Arc<dyn InputSink>>,
 }
 
 /// What a machine does right now.
@@ -73,6 +77,17 @@ impl MachineHandle {
     /// There is room again: disks that wait for some try at once, instead of in a few seconds.
     pub fn retry_disks(&self) {
         self.shortages.retry();
+    }
+
+    /// What the display adapter shows, if the machine has one. One viewer paints at a time: whoever
+    /// has several shares a picture between them.
+    pub fn screen(&self) -> Option<Arc<dyn Screen>> {
+        self.screen.clone()
+    }
+
+    /// Where keys and pointer go, in a machine with a display.
+    pub fn input(&self) -> Option<Arc<dyn InputSink>> {
+        self.input.clone()
     }
 
     /// Types into the serial console, and answers how many bytes were taken.

@@ -44,7 +44,9 @@ pub const CMDLINE_LEN: u64 = 0x1_0000;
 /// End of conventional memory.
 pub const EBDA: u64 = 0x9_fc00;
 /// The legacy VGA window.
-pub const VGA_WINDOW: u64 = 0xa_0000;
+pub const VGA_WINDOW: u64 = devices::display::text::WINDOW;
+/// Its length: a memory slot of its own.
+pub const VGA_WINDOW_LEN: u64 = devices::display::text::WINDOW_LEN as u64;
 /// ACPI tables; the RSDP is at the very start.
 pub const ACPI: u64 = 0xe_0000;
 /// Room for ACPI tables.
@@ -88,6 +90,7 @@ const _: () = {
     assert!(GDT + 64 <= PVH_START_INFO && PVH_MEMORY_MAP + 0x400 <= ZERO_PAGE);
     assert!(ZERO_PAGE + 0x1000 <= PAGE_TABLES && PAGE_TABLES + 6 * 0x1000 <= CMDLINE);
     assert!(CMDLINE + CMDLINE_LEN <= EBDA && EBDA < VGA_WINDOW);
+    assert!(VGA_WINDOW + VGA_WINDOW_LEN <= ACPI);
     assert!(ACPI + ACPI_LEN <= SMBIOS && SMBIOS + SMBIOS_LEN <= HIGH_MEMORY);
     assert!(LOW_RAM_END <= PCI_WINDOW && ECAM >= PCI_WINDOW);
     assert!(ECAM + ECAM_LEN <= PCI_WINDOW_END && PCI_WINDOW_END <= IO_APIC);

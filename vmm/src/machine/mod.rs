@@ -5,6 +5,7 @@
 //! acts by [`lifecycle::decide`]. Ends in the reverse order: vCPUs, device threads, disks flushed.
 
 pub mod board;
+pub mod desktop;
 pub mod devices;
 pub mod handle;
 pub mod layout;
@@ -18,17 +19,20 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 use ::devices::block::shortage::Shortages;
+use ::devices::display::Screen;
+use ::devices::input::InputSink;
 use ::devices::mem::{Bytes, GuestAddress, GuestMemory};
 
 use self::board::Board;
-use self::devices::Disks;
+use self::desktop::Desktop;
+use self::devices::{Attached, Disks};
 use self::handle::MachineHandle;
 use self::lifecycle::{Action, ExitReason, Happening, decide};
 use self::mailbox::Mailbox;
 use self::pause::{Change, Pause};
 use crate::acpi;
 use crate::boot::{self, BootError, Entry};
-use crate::config::{BootConfig, Identity, MAX_CPUS, MachineConfig};
+use crate::config::{BootConfig, DisplayConfig, Identity, MAX_CPUS, MachineConfig};
 use crate::kvm::cpuid::Template;
 use crate::kvm::exit::Buses;
 use crate::kvm::vcpu::{EventSink, Vcpu, Vcpus};
@@ -73,11 +77,14 @@ impl Machine {
     /// [`StartError`]; nothing is left running then, and no disk was written to.
     pub fn start(config: MachineConfig) -> Result<Machine, StartError> {
         let parts = Parts::build(config)?;
+        let desktop = parts.desktop.as_ref();
         let handle = MachineHandle {
             mailbox: parts.mailbox.clone(),
             serial: parts.board.serial.clone(),
             shortages: parts.shortages.clone(),
             disks: parts.disks.statuses.clone(),
+            screen: desktop.map(|desktop| desktop.adapter.clone() as Arc<dyn Screen>),
+            input: desktop.map(|desktop| desktop.desk.clone() as Arc<dyn InputSink>),
         };
         let thread = std::thread::Builder::new()
             .name("machine".into())
@@ -121,6 +128,7 @@ struct Parts {
     buses: Arc<Buses>,
     vm: Arc<Vm>,
     board: Board,
+    desktop: Option<Desktop>,
     disks: Disks,
     shortages: Arc<Shortages>,
     pause: pause::Known,
@@ -137,7 +145,7 @@ impl Parts {
         check(&config)?;
         let (cpus, console) = (config.cpus, config.console.clone());
         let (boot, identity) = (config.boot.clone(), config.identity.clone());
-        let require_native = config.require_native_kvm;
+        let (require_native, display) = (config.require_native_kvm, config.display);
         let kvm = kvm::open()?;
         if cpus as usize > kvm.get_max_vcpus() {
             let max = kvm.get_max_vcpus();
@@ -153,7 +161,17 @@ impl Parts {
         let mailbox = Arc::new(Mailbox::default());
         let reports = mailbox.clone();
         let shortages = Shortages::new(move || reports.report(Happening::Shortage));
-        let disks = devices::attach(config, &board.root, &vm, &memory, &shortages)?;
+        let Attached { disks, reports } =
+            devices::attach(config, &board.root, &vm, &memory, &shortages)?;
+        let desktop = match display.zip(reports) {
+            Some((display, reports)) => {
+                Some(Desktop::new(display, (&vm, &buses), &board.root, &memory, reports)?)
+            }
+            None => {
+                desktop::without(&buses);
+                None
+            }
+        };
 
         let template = Template::read(&kvm)?;
         let mut vcpus = (0..cpus)
@@ -170,6 +188,7 @@ impl Parts {
             buses,
             vm,
             board,
+            desktop,
             disks,
             shortages,
             pause: pause::Known::default(),
@@ -189,10 +208,16 @@ impl Parts {
     /// Sets the board up, loads what is booted, and tells the guest what it is in.
     fn load(&self) -> Result<Entry, StartError> {
         self.board.preset(&self.buses)?;
-        let loaded = boot::load(&self.boot, &self.disks.backends, &self.memory, &self.ram)?;
+        let screen = self.desktop.as_ref().and_then(|d| d.preset(&self.board.root, &self.buses));
+        let disks = &self.disks.backends;
+        let loaded = boot::load(&self.boot, disks, &self.memory, &self.ram, screen.as_ref())?;
         log::info!("booting {}", loaded.reason);
-        let described =
-            acpi::Board { cpus: self.cpus, ecam: layout::ECAM, pm_base: layout::PM_BASE };
+        let described = acpi::Board {
+            cpus: self.cpus,
+            ecam: layout::ECAM,
+            pm_base: layout::PM_BASE,
+            desktop: self.desktop.is_some(),
+        };
         let smbios = smbios::build(
             &smbios::Description { identity: &self.identity, cpus: self.cpus, ram: &self.ram },
             layout::SMBIOS,
@@ -254,6 +279,7 @@ impl Parts {
         // Ends every queue's thread, and with it whatever it waited for.
         self.board.reset(&self.buses);
         self.pause = pause::Known::default();
+        self.desktop.iter().for_each(Desktop::reset);
         self.vm.reset_chips()?;
         let entry = self.load()?;
         self.vcpus.prepare(entry).map_err(StartError::Device)?;
@@ -290,6 +316,14 @@ fn check(config: &MachineConfig) -> Result<(), StartError> {
     if memory < LEAST || !memory.is_multiple_of(ALIGN) {
         return refuse(format!(
             "{memory} bytes of memory: at least {LEAST}, in multiples of {ALIGN}, are possible"
+        ));
+    }
+    if let Some(display) = config.display.filter(|display| !display.is_possible()) {
+        let (least, most) = (DisplayConfig::SIDE_MIN, DisplayConfig::SIDE_MAX);
+        return refuse(format!(
+            "a screen of {} × {} pixels: {least} to {most} a side are possible, and at most 4194304 in \
+             all",
+            display.width, display.height
         ));
     }
     if config.disks.len() > resources::DISKS_MAX {

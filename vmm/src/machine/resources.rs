@@ -7,8 +7,14 @@ use super::layout;
 
 /// The host bridge.
 pub const HOST_BRIDGE: Slot = Slot::device(0);
-/// The entropy device. (Slot 1 is the display's, 3 to 5 are for other single devices.)
+/// The display adapter.
+pub const DISPLAY: Slot = Slot::device(1);
+/// The entropy device.
 pub const RNG: Slot = Slot::device(2);
+/// The virtio keyboard.
+pub const KEYBOARD: Slot = Slot::device(3);
+/// The virtio tablet. (Slot 5 is for another single device.)
+pub const TABLET: Slot = Slot::device(4);
 /// The LPC bridge.
 pub const LPC: Slot = Slot::device(31);
 const NICS: std::ops::Range<u8> = 6..10;
@@ -69,7 +75,7 @@ mod tests {
 
     #[test]
     fn no_slot_is_given_twice() {
-        let mut slots = vec![HOST_BRIDGE, Slot::device(1), RNG, LPC];
+        let mut slots = vec![HOST_BRIDGE, DISPLAY, RNG, KEYBOARD, TABLET, LPC];
         slots.extend((0..NICS_MAX).map(nic));
         slots.extend((0..DISKS_MAX).map(disk));
         let count = slots.len();
