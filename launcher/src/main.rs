@@ -25,6 +25,9 @@ mod signals;
 mod spool;
 mod terminal;
 mod units;
+// Joined to the machine by the sessions.
+#[allow(dead_code)]
+mod vnc;
 
 use std::process::ExitCode;
 

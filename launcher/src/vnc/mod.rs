@@ -1,0 +1,6 @@
+//! The screen over RFB (RFC 6143, and the community's RFB specification for what it leaves out).
+//!
+//! [`pixel`] has the clients' pixel formats, [`encode`] makes rectangles of a picture.
+
+pub mod encode;
+pub mod pixel;
