@@ -1,6 +1,8 @@
 //! The screen over RFB (RFC 6143, and the community's RFB specification for what it leaves out).
 //!
-//! [`pixel`] has the clients' pixel formats, [`encode`] makes rectangles of a picture.
+//! [`pixel`] has the clients' pixel formats, [`encode`] makes rectangles of a picture, [`scroll`]
+//! finds what only moved.
 
 pub mod encode;
 pub mod pixel;
+pub mod scroll;
