@@ -20,6 +20,9 @@ mod nic;
 mod program;
 mod pull;
 mod run;
+// Joined to the console by the sessions.
+#[allow(dead_code)]
+mod serial_screen;
 mod shutdown;
 mod signals;
 mod spool;
