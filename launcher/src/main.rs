@@ -21,11 +21,17 @@ mod nic;
 mod program;
 mod pull;
 mod run;
+// Joined to the console by the sessions.
+#[allow(dead_code)]
+mod serial_screen;
 mod shutdown;
 mod signals;
 mod spool;
 mod terminal;
 mod units;
+// Joined to the machine by the sessions.
+#[allow(dead_code)]
+mod vnc;
 
 use std::process::ExitCode;
 
