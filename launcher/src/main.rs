@@ -11,6 +11,7 @@ mod config_drive;
 mod console;
 mod exit;
 mod failure;
+mod history;
 mod host;
 mod image;
 mod logging;
