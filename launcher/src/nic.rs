@@ -18,6 +18,7 @@ use crate::exit;
 use crate::failure::Failure;
 use crate::net::dhcp::Service;
 use crate::net::dhcp::counters::Counters;
+use crate::net::guest::GuestNetwork;
 use crate::net::plan::{Mode, Request};
 use crate::net::resolv::ResolverSource;
 use crate::net::{self, Prepared, link};
@@ -35,7 +36,19 @@ pub struct Nic {
 /// A network that was made for the guest, in the order in which it goes.
 pub struct Network {
     service: Option<(Service, Arc<Counters>)>,
-    _prepared: Prepared,
+    prepared: Prepared,
+}
+
+impl Network {
+    /// What the guest is meant to have.
+    pub fn guest(&self) -> &GuestNetwork {
+        &self.prepared.guest
+    }
+
+    /// What the guest has asked for and got, if it is told of its network.
+    pub fn counters(&self) -> Option<Arc<Counters>> {
+        self.service.as_ref().map(|(_, counters)| Arc::clone(counters))
+    }
 }
 
 impl Drop for Network {
@@ -86,7 +99,7 @@ pub fn attach(plan: &Plan, mac: [u8; 6]) -> Result<Option<Nic>, Failure> {
     let guest = &prepared.guest;
     let config = NicConfig { taps, vhost, mac: guest.mac, mtu: Some(guest.mtu) };
     let service = serve(&mut prepared).map_err(|error| failed(&NoService(error)))?;
-    Ok(Some(Nic { config, network: Some(Network { service, _prepared: prepared }) }))
+    Ok(Some(Nic { config, network: Some(Network { service, prepared }) }))
 }
 
 /// Starts to tell the guest of its network, if that is asked for.
