@@ -5,6 +5,7 @@
 //! the name the user wrote. What the text means is decided in `config.rs`.
 
 pub mod check;
+pub mod control;
 pub mod image;
 pub mod pull;
 
@@ -40,6 +41,17 @@ pub enum Command {
     Check(Box<check::CheckArgs>),
     /// Look after disk images by hand
     Image(image::ImageArgs),
+    /// Show what a running machine is, and how it does
+    Status(control::StatusArgs),
+    /// Attach to the serial console of a running machine
+    #[command(after_help = control::CONSOLE_HELP)]
+    Console(control::ConsoleArgs),
+    /// Take a picture of a running machine's screen
+    Screenshot(control::ScreenshotArgs),
+    /// Press a button of a running machine
+    Power(control::PowerArgs),
+    /// Say by the exit status whether a machine runs: 0, or 1 if not
+    Health(control::HealthArgs),
 }
 
 const AFTER_HELP: &str = "\
@@ -51,8 +63,8 @@ Ctrl-] then q presses the power button (twice: stops at once), Ctrl-] then ? lis
 
 Exit status: 0 the guest powered off; 1 an error before the machine ran; 2 a mistake in flags, \
 environment or configuration; 3 the guest's kernel panicked; 4 triple fault; 5 the machine could \
-not go on; 6 stopped after --stop-timeout; 7 stopped at once by a second signal; 101 a bug in \
-Berth.";
+not go on; 6 stopped after --stop-timeout; 7 stopped at once, by a second signal or berth power off; \
+101 a bug in Berth.";
 
 /// `berth run`.
 #[derive(Debug, Args)]
@@ -221,6 +233,20 @@ pub struct Settings {
     /// they are; none: neither [env: BERTH_CONSOLE] [default: auto]
     #[arg(long, value_name = "MODE", help_heading = RUNNING)]
     pub console: Option<String>,
+    /// What counts as ready: running (the machine runs), lease (the guest has got its address by
+    /// DHCP), tcp:PORT (it takes connections there), cloud-init (it has said on the serial console
+    /// that it has finished) [env: READY] [default: lease where Berth gives the guest its address,
+    /// else running]
+    #[arg(long, value_name = "WHAT", help_heading = RUNNING)]
+    pub ready: Option<String>,
+    /// Path of the control socket, for berth status and its like [env: BERTH_CONTROL] [default:
+    /// NAME.sock in berth in the user's runtime directory, /run/berth or /tmp/berth-UID]
+    #[arg(long, value_name = "PATH", help_heading = RUNNING)]
+    pub control: Option<String>,
+    /// Directory of noVNC's files, for the page that shows the screen [env: BERTH_WEB_ROOT]
+    /// [default: /usr/share/novnc]
+    #[arg(long, value_name = "DIR", help_heading = RUNNING)]
+    pub web_root: Option<String>,
     /// Form of Berth's own log: text or json [env: BERTH_LOG_FORMAT] [default: text]
     #[arg(long, value_name = "FORM", help_heading = RUNNING)]
     pub log_format: Option<String>,
@@ -297,6 +323,9 @@ fields! {
     VENDORDATA, vendordata, "vendordata", "BERTH_VENDORDATA";
     STOP_TIMEOUT, stop_timeout, "stop-timeout", "STOP_TIMEOUT";
     CONSOLE, console, "console", "BERTH_CONSOLE";
+    READY, ready, "ready", "READY";
+    CONTROL, control, "control", "BERTH_CONTROL";
+    WEB_ROOT, web_root, "web-root", "BERTH_WEB_ROOT";
     LOG_FORMAT, log_format, "log-format", "BERTH_LOG_FORMAT";
     LOG_LEVEL, log_level, "log-level", "BERTH_LOG_LEVEL";
     TERMINATION_LOG, termination_log, "termination-log", "BERTH_TERMINATION_LOG";

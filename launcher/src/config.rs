@@ -7,6 +7,7 @@ mod disk;
 mod disks;
 mod layers;
 mod network;
+mod ready;
 mod serials;
 mod source;
 mod value;
@@ -28,6 +29,7 @@ pub use disk::Disk;
 pub use disks::MAX_DISK_SIZE;
 pub use layers::{Given, Layers, Origin};
 pub use network::{Net, NetworkConfig, Publish, Subnet, Vhost};
+pub use ready::Ready;
 pub use source::wanted;
 pub use value::{
     Digest, Format, digest as parse_digest, format as parse_format, mac as parse_mac,
@@ -42,6 +44,8 @@ const MAX_STOP_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
 /// Where a container's image volume is mounted.
 const CONTAINER_IMAGE_DIR: &str = "image";
 const TERMINATION_LOG: &str = "dev/termination-log";
+/// Where Debian's package novnc has its files.
+const WEB_ROOT: &str = "usr/share/novnc";
 /// The machine's smallest memory, and the unit it comes in: large pages of 2 MiB.
 const MIN_MEMORY: u64 = 32 * MIB;
 const MEMORY_UNIT: u64 = 2 * MIB;
@@ -117,6 +121,12 @@ pub struct Plan {
     pub stop_timeout: Duration,
     /// The serial console.
     pub console: ConsoleMode,
+    /// What counts as ready.
+    pub ready: Ready,
+    /// The control socket, if its place was given.
+    pub control: Option<PathBuf>,
+    /// Directory of noVNC's files.
+    pub web_root: PathBuf,
     /// Where an unhappy end is reported.
     pub termination_log: Option<PathBuf>,
     /// What the user should hear before the start.
@@ -227,6 +237,8 @@ pub fn plan(layers: &Layers, host: &Host) -> Result<Plan, ConfigError> {
     let boot = boot(layers)?;
     let place = (image_dir.as_path(), name.as_str());
     let (root, fetch) = disks::root(layers, host, place, &boot, &mut warnings)?;
+    let network = network::config(layers, host)?;
+    let ready = ready::wanted(layers, &network.net, network.dhcp)?;
     Ok(Plan {
         name,
         cpus,
@@ -236,7 +248,7 @@ pub fn plan(layers: &Layers, host: &Host) -> Result<Plan, ConfigError> {
         fetch,
         image_dir,
         boot,
-        network: network::config(layers, host)?,
+        network,
         cloud: CloudFiles {
             metadata: cloud_file(layers, host, args::METADATA)?,
             userdata: cloud_file(layers, host, args::USERDATA)?,
@@ -252,6 +264,9 @@ pub fn plan(layers: &Layers, host: &Host) -> Result<Plan, ConfigError> {
                 _ => return None,
             })
         })?,
+        ready,
+        control: path(layers, args::CONTROL)?,
+        web_root: path(layers, args::WEB_ROOT)?.unwrap_or_else(|| host.root.join(WEB_ROOT)),
         termination_log: match layers.get(args::TERMINATION_LOG) {
             Some(given) => Some(PathBuf::from(given.value)),
             None => Some(host.root.join(TERMINATION_LOG)).filter(|path| path.exists()),
@@ -268,7 +283,7 @@ pub fn ignored_variables(is_set: impl Fn(&str) -> bool) -> Vec<String> {
         ("KVM_NET_OPTS", "use --net, --mac, --mtu and --vhost"),
         ("LAUNCHER", "there is no QEMU to launch"),
     ];
-    let later = ["VNC_PASSWORD", "VNC_PASSWORD_FILE", "READY"];
+    let later = ["VNC_PASSWORD", "VNC_PASSWORD_FILE"];
     let replaced = replaced
         .iter()
         .filter(|(name, _)| is_set(name))
@@ -376,6 +391,16 @@ pub fn image_dir(layers: &Layers, host: &Host) -> Result<PathBuf, ConfigError> {
             "there is no HOME to keep the machine's disk under; give --image-dir".to_owned(),
         )
     })
+}
+
+/// A path that need not be there.
+fn path(layers: &Layers, field: Field) -> Result<Option<PathBuf>, ConfigError> {
+    match layers.get(field) {
+        Some(given) if given.value.is_empty() => {
+            Err(given.error("names nothing", "give a path, or leave it away"))
+        }
+        given => Ok(given.map(|given| PathBuf::from(given.value))),
+    }
 }
 
 fn boot(layers: &Layers) -> Result<Boot, ConfigError> {

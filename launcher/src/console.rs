@@ -1,29 +1,30 @@
-//! The serial console's way out: standard output, and the last lines for the report.
+//! The serial console's way out: standard output, and what is remembered, for the report and for
+//! consoles that are attached later.
 //!
-//! The guest's bytes go through a [`Spool`] as they are: the guest never waits for whoever reads
-//! them. The way in is in `terminal.rs`. Called from vCPU threads.
+//! The guest's bytes go through a [`Spool`] and a [`History`] as they are: the guest never waits for
+//! whoever reads them. The way in is in `terminal.rs`. Called from vCPU threads.
 
-use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use devices::serial::Console;
 
+use crate::history::History;
 use crate::spool::Spool;
 
 /// What may wait for a slow reader.
 const CAPACITY: usize = 256 << 10;
-/// What is kept for the report.
+/// What the report may have of it.
 const TAIL: usize = 8 << 10;
 
 /// The console.
 pub struct SerialConsole {
-    /// `None`: the output is only kept for the report.
+    /// `None`: the output is only remembered.
     out: Option<Spool>,
-    tail: Mutex<VecDeque<u8>>,
+    history: Arc<History>,
 }
 
 impl SerialConsole {
@@ -42,21 +43,26 @@ impl SerialConsole {
     pub fn on_file(file: File) -> io::Result<Self> {
         let notice = |dropped| format!("\r\n[berth: {dropped} bytes of console dropped]\r\n");
         let out = Spool::start("console-out", file, CAPACITY, notice)?;
-        Ok(Self { out: Some(out), tail: Mutex::default() })
+        Ok(Self { out: Some(out), history: Arc::default() })
     }
 
     /// A console that is only remembered.
     pub fn silent() -> Self {
-        Self { out: None, tail: Mutex::default() }
+        Self { out: None, history: Arc::default() }
     }
 
     /// The last `count` lines, at most 8 KiB, without control characters.
     pub fn last_lines(&self, count: usize) -> Vec<String> {
-        let mut tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let text = String::from_utf8_lossy(tail.make_contiguous()).into_owned();
+        let tail = self.history.last(TAIL);
+        let text = String::from_utf8_lossy(&tail).into_owned();
         let clean = |line: &str| plain(line).trim_end().to_owned();
         let lines: Vec<String> = text.lines().map(clean).filter(|line| !line.is_empty()).collect();
         lines.into_iter().rev().take(count).rev().collect()
+    }
+
+    /// What is remembered, to be followed.
+    pub fn history(&self) -> &Arc<History> {
+        &self.history
     }
 
     /// Bytes that found no room.
@@ -74,12 +80,7 @@ impl SerialConsole {
 
 impl Console for SerialConsole {
     fn write(&self, bytes: &[u8]) {
-        let mut tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
-        let keep = bytes.get(bytes.len().saturating_sub(TAIL)..).unwrap_or_default();
-        let over = (tail.len() + keep.len()).saturating_sub(TAIL);
-        tail.drain(..over);
-        tail.extend(keep);
-        drop(tail);
+        self.history.write(bytes);
         if let Some(out) = &self.out {
             out.push(bytes);
         }

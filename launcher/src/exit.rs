@@ -9,7 +9,7 @@
 //! | 4 | triple fault |
 //! | 5 | the machine could not go on |
 //! | 6 | stopped: the guest had not powered off within the stop timeout |
-//! | 7 | stopped at once by a second request |
+//! | 7 | stopped at once, as asked: by a second request, or `berth power off` |
 //! | 101 | a bug in Berth (Rust's status of a panic) |
 
 use std::fmt;
@@ -41,7 +41,7 @@ pub enum Ending {
     Failed(String),
     /// The stop timeout passed.
     TimedOut(Duration),
-    /// A second request came.
+    /// A second request came, or one that does not wait.
     StoppedAtOnce,
 }
 
@@ -76,7 +76,7 @@ impl fmt::Display for Ending {
                 "the guest did not power off within {} s, and was stopped",
                 timeout.as_secs_f64()
             ),
-            Self::StoppedAtOnce => f.write_str("stopped at once, as asked by a second request"),
+            Self::StoppedAtOnce => f.write_str("stopped at once, as asked"),
         }
     }
 }

@@ -177,7 +177,7 @@ fn timestamp(since_epoch: Duration) -> String {
 }
 
 /// Year, month and day of a day counted from 1 January 1970, in the Gregorian calendar.
-fn civil(days: u64) -> (u64, u64, u64) {
+pub fn civil(days: u64) -> (u64, u64, u64) {
     // Counted from 1 March of year 0, so that a leap day is the last of its year: eras of 400
     // years have 146 097 days.
     let days = days + 719_468;

@@ -1,34 +1,45 @@
-//! The machine as the launcher sees it: started from a configuration, asked for three things,
-//! waited for.
+//! The machine as the launcher sees it: started from a configuration, asked for a few things, waited
+//! for.
 
 use std::sync::Arc;
 
 use vmm::config::MachineConfig;
-use vmm::{Machine, MachineHandle, StartError};
+use vmm::{Machine, MachineHandle, Refused, StartError};
 
 pub use vmm::ExitReason as MachineEnd;
 
 /// What can be asked of a running machine, from any thread, without waiting.
 pub trait Control: Send + Sync {
     /// Presses the ACPI power button.
-    fn power_button(&self);
+    ///
+    /// # Errors
+    /// It has ended, or is busy.
+    fn power_button(&self) -> Result<(), Refused>;
+    /// Resets it.
+    ///
+    /// # Errors
+    /// It has ended, or is busy.
+    fn reset(&self) -> Result<(), Refused>;
     /// Flushes the disks and ends now.
-    fn stop(&self);
+    ///
+    /// # Errors
+    /// It has ended, or is busy.
+    fn stop(&self) -> Result<(), Refused>;
     /// Offers input to the serial console; answers how many bytes it took.
     fn console_input(&self, bytes: &[u8]) -> usize;
 }
 
 impl Control for MachineHandle {
-    fn power_button(&self) {
-        if let Err(refused) = MachineHandle::power_button(self) {
-            log::debug!("power button: {refused}");
-        }
+    fn power_button(&self) -> Result<(), Refused> {
+        MachineHandle::power_button(self)
     }
 
-    fn stop(&self) {
-        if let Err(refused) = MachineHandle::stop(self) {
-            log::debug!("stop: {refused}");
-        }
+    fn reset(&self) -> Result<(), Refused> {
+        MachineHandle::reset(self)
+    }
+
+    fn stop(&self) -> Result<(), Refused> {
+        MachineHandle::stop(self)
     }
 
     fn console_input(&self, bytes: &[u8]) -> usize {

@@ -3,27 +3,35 @@
 //! [`args`] holds what was typed, [`config`] makes a plan of it, [`run`] tells the story:
 //! [`image`] and [`config_drive`] prepare the disks, [`net`] the network, [`machine`] is started,
 //! [`console`] and [`terminal`] join it to the user, [`shutdown`] ends it, [`exit`] says how it
-//! ended. [`pull`] fetches an image without running it, [`check`] looks whether one would run.
+//! ended. [`pull`] fetches an image without running it, [`check`] looks whether one would run. A
+//! machine that runs is reached from outside through [`api`], joined to it by [`interface`];
+//! [`client`] is the other end.
 
+mod api;
 mod args;
 mod check;
+mod client;
 mod config;
 mod config_drive;
 mod console;
 mod exit;
 mod failure;
+mod history;
 mod host;
 mod image;
+mod interface;
 mod logging;
 mod machine;
 mod net;
 mod nic;
 mod program;
 mod pull;
+mod ready;
 mod run;
 // Joined to the console by the sessions.
 #[allow(dead_code)]
 mod serial_screen;
+mod server;
 mod shutdown;
 mod signals;
 mod spool;
@@ -52,5 +60,10 @@ fn main() -> ExitCode {
         Command::Run(args) => ExitCode::from(run::run(&args)),
         Command::Check(args) => ExitCode::from(check::run(&args)),
         Command::Image(args) => ExitCode::from(image::commands::run(&args)),
+        Command::Status(args) => ExitCode::from(client::status(&args)),
+        Command::Console(args) => ExitCode::from(client::console(&args)),
+        Command::Screenshot(args) => ExitCode::from(client::screenshot(&args)),
+        Command::Power(args) => ExitCode::from(client::power(&args)),
+        Command::Health(args) => ExitCode::from(client::health(&args)),
     }
 }

@@ -23,6 +23,7 @@ use crate::exit;
 use crate::failure::Failure;
 use crate::net::dhcp::counters::Lease;
 use crate::net::dhcp::{self, Service};
+use crate::net::guest::GuestNetwork;
 use crate::net::netlink::Refused;
 use crate::net::plan::{Mode, Request};
 use crate::net::resolv::ResolverSource;
@@ -45,7 +46,7 @@ pub struct Network {
     dhcp: Option<(Service, Arc<dhcp::counters::Counters>)>,
     statistics: Statistics,
     device: Arc<DeviceCounters>,
-    _prepared: Option<Prepared>,
+    prepared: Option<Prepared>,
     /// Keeps a tap of ours, and what it has counted, until the end was told.
     _tap: Option<File>,
 }
@@ -86,6 +87,16 @@ impl Network {
     pub fn counters(&self) -> Result<NicCounters, Refused> {
         let dhcp = self.dhcp.as_ref().map(|(_, counters)| &**counters);
         Ok(counted(self.statistics.read()?, &self.device, dhcp))
+    }
+
+    /// What the guest is meant to have; `None`: that is not ours to say.
+    pub fn guest(&self) -> Option<&GuestNetwork> {
+        self.prepared.as_ref().map(|prepared| &prepared.guest)
+    }
+
+    /// What the guest has asked for and got, if it is told of its network.
+    pub fn leases(&self) -> Option<Arc<dhcp::counters::Counters>> {
+        self.dhcp.as_ref().map(|(_, counters)| Arc::clone(counters))
     }
 }
 
@@ -194,7 +205,7 @@ fn existing(plan: &Plan, name: &str, mac: MacAddr) -> Result<Nic, Box<dyn Error>
     let counters = Arc::clone(&device);
     let config = NicConfig { taps: tap.queues, vhost, mac, mtu, counters };
     let statistics = Statistics::open(name)?;
-    let network = Network { dhcp: None, statistics, device, _prepared: None, _tap: None };
+    let network = Network { dhcp: None, statistics, device, prepared: None, _tap: None };
     Ok(Nic { config, network })
 }
 
@@ -211,7 +222,7 @@ fn made(plan: &Plan, request: &Request) -> Result<Nic, Box<dyn Error>> {
     let counters = Arc::clone(&device);
     let config = NicConfig { taps, vhost, mac, mtu, counters };
     let dhcp = serve(&mut prepared).map_err(NoService)?;
-    let network = Network { dhcp, statistics, device, _prepared: Some(prepared), _tap: tap };
+    let network = Network { dhcp, statistics, device, prepared: Some(prepared), _tap: tap };
     Ok(Nic { config, network })
 }
 

@@ -10,6 +10,7 @@ use std::os::fd::AsFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::Builder;
 use std::time::{Duration, Instant};
@@ -30,6 +31,7 @@ use crate::host::Host;
 use crate::image::base::Cancelled;
 use crate::image::identity::Identity;
 use crate::image::{Created, Store, fetch, overlay};
+use crate::interface::{self, Facts, Outside};
 use crate::machine::{Control, MachineEnd, start_machine};
 use crate::nic::{self, Network};
 use crate::program;
@@ -94,7 +96,9 @@ fn logged(layers: &Layers, signals: Signals) -> Result<u8, Failure> {
 /// then on there is a disk to be flushed.
 fn live(plan: &Plan, console: &Arc<SerialConsole>, signals: Signals) -> Result<Ending, Failure> {
     let error = |error: &(dyn Error + 'static)| Failure::new(error, exit::ERROR);
+    let socket = interface::bind(plan)?;
     let Ready { config, created, network } = prepare(plan, console, &signals)?;
+    let facts = Facts::gather(&config, network.as_ref());
     let (tell, events) = sync_channel(16);
     let watch = {
         let tell = tell.clone();
@@ -106,7 +110,20 @@ fn live(plan: &Plan, console: &Arc<SerialConsole>, signals: Signals) -> Result<E
     log::info!("{} is running", plan.name);
     // The waiter is there: it does nothing but receive this.
     drop(waiter.send(started.wait));
-    let ending = serve(&started.control, plan, tell, &events);
+    let stopping = Arc::new(AtomicBool::new(false));
+    let served = interface::open(
+        socket,
+        Outside {
+            plan,
+            facts,
+            console,
+            control: Arc::clone(&started.control),
+            off: stop_at_once(&tell),
+            stopping: Arc::clone(&stopping),
+        },
+    );
+    let ending = serve(&started.control, plan, tell, (&events, &stopping));
+    drop(served);
     drop(watch);
     // As it was found, now that nobody uses it any more.
     drop(network);
@@ -242,6 +259,8 @@ fn absolute(path: &Path) -> PathBuf {
 enum Event {
     /// Somebody asks for the end: who.
     Shutdown(String),
+    /// Somebody asks for the end now, whatever the guest does.
+    Stop,
     /// The machine has ended.
     Ended(MachineEnd),
 }
@@ -270,7 +289,7 @@ fn serve(
     control: &Arc<dyn Control>,
     plan: &Plan,
     tell: SyncSender<Event>,
-    events: &Receiver<Event>,
+    (events, stopping): (&Receiver<Event>, &AtomicBool),
 ) -> Ending {
     let raw = match plan.console {
         ConsoleMode::None => None,
@@ -286,7 +305,7 @@ fn serve(
         Some(Err(error)) => log::warn!("there is no console input: {error}"),
         _ => {}
     }
-    let ending = supervise(&**control, events, Shutdown::new(plan.stop_timeout));
+    let ending = supervise(&**control, (events, stopping), Shutdown::new(plan.stop_timeout));
     drop(carrier);
     drop(raw);
     ending
@@ -296,6 +315,12 @@ fn serve(
 /// sixteen requests the last adds nothing.
 fn offer(tell: &SyncSender<Event>, who: String) {
     drop(tell.try_send(Event::Shutdown(who)));
+}
+
+/// What asks for the end now.
+fn stop_at_once(tell: &SyncSender<Event>) -> Box<dyn Fn() + Send + Sync> {
+    let tell = tell.clone();
+    Box::new(move || drop(tell.try_send(Event::Stop)))
 }
 
 /// The receiver is gone when the end is known, and then nothing matters any more.
@@ -314,8 +339,17 @@ fn input(escape: bool, control: Arc<dyn Control>, tell: SyncSender<Event>) -> io
     Input::start(stdin, InputTo { guest: Box::new(guest), wish: Box::new(wish), escape })
 }
 
-/// Waits for the end, and sees to it when it is asked for.
-fn supervise(control: &dyn Control, events: &Receiver<Event>, mut shutdown: Shutdown) -> Ending {
+/// Waits for the end, and sees to it when it is asked for; `stopping` says that it was.
+fn supervise(
+    control: &dyn Control,
+    (events, stopping): (&Receiver<Event>, &AtomicBool),
+    mut shutdown: Shutdown,
+) -> Ending {
+    let asked = |what: &str, outcome: Result<(), vmm::Refused>| {
+        if let Err(refused) = outcome {
+            log::debug!("{what}: {refused}");
+        }
+    };
     loop {
         let event = match shutdown.deadline() {
             None => events.recv().map_err(|_| RecvTimeoutError::Disconnected),
@@ -327,7 +361,13 @@ fn supervise(control: &dyn Control, events: &Receiver<Event>, mut shutdown: Shut
             Ok(Event::Ended(end)) => return shutdown.on_end(end),
             Ok(Event::Shutdown(who)) => {
                 log::info!("{who} asks for the end");
+                stopping.store(true, Ordering::Relaxed);
                 shutdown.on_request(Instant::now())
+            }
+            Ok(Event::Stop) => {
+                log::info!("the end is asked for, at once");
+                stopping.store(true, Ordering::Relaxed);
+                shutdown.on_stop(Instant::now())
             }
             Err(RecvTimeoutError::Timeout) => shutdown.on_time(Instant::now()),
             // The waiting thread always sends before it ends.
@@ -339,11 +379,11 @@ fn supervise(control: &dyn Control, events: &Receiver<Event>, mut shutdown: Shut
             Action::Wait => {}
             Action::PowerButton => {
                 log::info!("pressing the power button");
-                control.power_button();
+                asked("power button", control.power_button());
             }
             Action::Stop => {
                 log::warn!("stopping the machine");
-                control.stop();
+                asked("stop", control.stop());
             }
             Action::Leave(ending) => return ending,
         }
@@ -365,7 +405,7 @@ mod tests {
     }
 
     impl Control for Fake {
-        fn power_button(&self) {
+        fn power_button(&self) -> Result<(), vmm::Refused> {
             self.asked.lock().unwrap().push("button");
             if self.obeys {
                 send(
@@ -373,11 +413,17 @@ mod tests {
                     Event::Ended(MachineEnd::PoweredOff),
                 );
             }
+            Ok(())
         }
 
-        fn stop(&self) {
+        fn reset(&self) -> Result<(), vmm::Refused> {
+            Err(vmm::Refused::Busy)
+        }
+
+        fn stop(&self) -> Result<(), vmm::Refused> {
             self.asked.lock().unwrap().push("stop");
             send(self.end.lock().unwrap().as_ref().unwrap(), Event::Ended(MachineEnd::Stopped));
+            Ok(())
         }
 
         fn console_input(&self, bytes: &[u8]) -> usize {
@@ -391,7 +437,9 @@ mod tests {
         for _ in 0..requests {
             send(&tell, Event::Shutdown("a test".into()));
         }
-        let ending = supervise(&fake, &events, Shutdown::new(timeout));
+        let stopping = AtomicBool::new(false);
+        let ending = supervise(&fake, (&events, &stopping), Shutdown::new(timeout));
+        assert!(stopping.into_inner());
         (ending, fake.asked.into_inner().unwrap())
     }
 
@@ -419,7 +467,11 @@ mod tests {
     fn a_waiter_that_died_is_noticed() {
         let (tell, events) = sync_channel::<Event>(1);
         drop(tell);
-        let ending = supervise(&Fake::default(), &events, Shutdown::new(Duration::ZERO));
+        let ending = supervise(
+            &Fake::default(),
+            (&events, &AtomicBool::new(false)),
+            Shutdown::new(Duration::ZERO),
+        );
         assert!(matches!(ending, Ending::Failed(_)));
     }
 
@@ -430,7 +482,11 @@ mod tests {
         for (wait, want) in waits.into_iter().zip([0, 5]) {
             let (tell, events) = sync_channel(1);
             start_waiter(tell).unwrap().send(wait).unwrap();
-            let ending = supervise(&Fake::default(), &events, Shutdown::new(Duration::ZERO));
+            let ending = supervise(
+                &Fake::default(),
+                (&events, &AtomicBool::new(false)),
+                Shutdown::new(Duration::ZERO),
+            );
             assert_eq!(ending.status(), want, "{ending}");
         }
         // No machine: the thread ends, and with it its way to tell.

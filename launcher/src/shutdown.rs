@@ -79,6 +79,14 @@ impl Shutdown {
         }
     }
 
+    /// Somebody asks for the end, and does not want to wait for the guest.
+    pub fn on_stop(&mut self, now: Instant) -> Action {
+        match self.phase {
+            Phase::Stopping { .. } => Action::Wait,
+            _ => self.stop(now, Ending::StoppedAtOnce),
+        }
+    }
+
     /// Time has passed.
     pub fn on_time(&mut self, now: Instant) -> Action {
         match &mut self.phase {
@@ -151,6 +159,18 @@ mod tests {
         assert_eq!(shutdown.on_request(now), Action::PowerButton);
         assert_eq!(shutdown.on_request(now), Action::Stop);
         assert_eq!(shutdown.on_end(MachineEnd::Stopped), Ending::StoppedAtOnce);
+    }
+
+    #[test]
+    fn a_stop_does_not_wait_for_the_guest() {
+        let now = Instant::now();
+        for requests in 0..3 {
+            let mut shutdown = Shutdown::new(TIMEOUT);
+            (0..requests).for_each(|_| drop(shutdown.on_request(now)));
+            let action = shutdown.on_stop(now);
+            assert_eq!(action, if requests < 2 { Action::Stop } else { Action::Wait });
+            assert_eq!(shutdown.on_end(MachineEnd::Stopped), Ending::StoppedAtOnce);
+        }
     }
 
     #[test]

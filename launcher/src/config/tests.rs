@@ -90,6 +90,9 @@ fn the_defaults() {
         cloud: CloudFiles::default(),
         stop_timeout: Duration::from_secs(25),
         console: ConsoleMode::Auto,
+        ready: Ready::Lease,
+        control: None,
+        web_root: place.path("usr/share/novnc").into(),
         termination_log: None,
         warnings: vec![],
     };
@@ -160,6 +163,12 @@ fn everything_given() {
             "2m",
             "--console",
             "stdio",
+            "--ready",
+            "cloud-init",
+            "--control",
+            "c.sock",
+            "--web-root",
+            "/novnc",
             "--termination-log",
             "/tmp/t",
         ])
@@ -200,6 +209,9 @@ fn everything_given() {
         },
         stop_timeout: Duration::from_secs(120),
         console: ConsoleMode::Stdio,
+        ready: Ready::CloudInit,
+        control: Some("c.sock".into()),
+        web_root: "/novnc".into(),
         termination_log: Some("/tmp/t".into()),
         warnings: vec![],
     };
@@ -498,16 +510,17 @@ fn the_log_is_settled_first() {
 #[test]
 fn old_variables_are_answered_once_each() {
     assert_eq!(ignored_variables(|_| false), Vec::<String>::new());
-    let told = ignored_variables(|name| ["LAUNCHER", "KVM_NET_OPTS", "READY"].contains(&name));
+    let told =
+        ignored_variables(|name| ["LAUNCHER", "KVM_NET_OPTS", "VNC_PASSWORD"].contains(&name));
     assert_eq!(
         told,
         [
             "KVM_NET_OPTS held QEMU's arguments and is ignored: use --net, --mac, --mtu and --vhost",
             "LAUNCHER held QEMU's arguments and is ignored: there is no QEMU to launch",
-            "READY is ignored: what it sets is not built yet",
+            "VNC_PASSWORD is ignored: what it sets is not built yet",
         ]
     );
-    assert_eq!(ignored_variables(|_| true).len(), 7);
+    assert_eq!(ignored_variables(|_| true).len(), 6);
 }
 
 #[test]

@@ -1,0 +1,166 @@
+//! What `/status` tells, as JSON, and `berth status` prints.
+
+use std::fmt::Write as _;
+
+use serde::{Deserialize, Serialize};
+
+use crate::units;
+
+/// A running machine, seen from outside.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// Its name.
+    pub name: String,
+    /// `running`, or `stopping` once its end was asked for.
+    pub state: String,
+    /// Of Berth.
+    pub version: String,
+    /// Seconds since the machine was started.
+    pub uptime_s: u64,
+    /// Number of vCPUs.
+    pub cpus: u32,
+    /// Guest memory.
+    pub memory_bytes: u64,
+    /// In the order in which the guest finds them.
+    pub disks: Vec<DiskStatus>,
+    /// Likewise.
+    pub nics: Vec<NicStatus>,
+    /// Whether it is ready, by the rule of `--ready`.
+    pub ready: bool,
+    /// The rule, and if it is not ready, what is missing.
+    pub readiness: String,
+    /// Who watches the screen; `null` when there is no VNC server.
+    pub vnc_viewers: Option<u32>,
+    /// Consoles attached through this interface.
+    pub consoles: u32,
+}
+
+/// A disk.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskStatus {
+    /// The serial number that the guest reads.
+    pub serial: String,
+    /// Its size.
+    pub size_bytes: u64,
+    /// Whether the guest cannot write it.
+    pub read_only: bool,
+}
+
+/// A network interface.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NicStatus {
+    /// Its hardware address.
+    pub mac: String,
+    /// Its MTU, if it is told.
+    pub mtu: Option<u16>,
+    /// Addresses that are meant for the guest; none where others give it its addresses.
+    pub addresses: Vec<String>,
+    /// Those it has asked for and got.
+    pub leased: Vec<String>,
+}
+
+impl Status {
+    /// For people: one fact a line.
+    pub fn to_text(&self) -> String {
+        let mut text = String::new();
+        let mut line = |name: &str, value: String| {
+            // Writing to a string cannot fail.
+            let _ = writeln!(text, "{name:<10} {value}");
+        };
+        line("name", self.name.clone());
+        line("state", format!("{} for {}", self.state, duration(self.uptime_s)));
+        line("ready", format!("{}: {}", if self.ready { "yes" } else { "no" }, self.readiness));
+        line("cpus", self.cpus.to_string());
+        line("memory", units::show(self.memory_bytes));
+        for disk in &self.disks {
+            let how = if disk.read_only { ", read-only" } else { "" };
+            let size = units::show(disk.size_bytes);
+            line("disk", format!("{size}{how}, serial number {}", disk.serial));
+        }
+        for nic in &self.nics {
+            let mut value = nic.mac.clone();
+            for address in &nic.addresses {
+                let leased = if nic.leased.contains(address) { " (leased)" } else { "" };
+                let _ = write!(value, ", {address}{leased}");
+            }
+            line("network", value);
+        }
+        if let Some(viewers) = self.vnc_viewers {
+            line("viewers", viewers.to_string());
+        }
+        line("consoles", self.consoles.to_string());
+        line("version", self.version.clone());
+        text
+    }
+}
+
+/// Days, hours, minutes and seconds, without those in front that are none.
+fn duration(seconds: u64) -> String {
+    let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
+    let (s, m, h) = (seconds % 60, minutes % 60, hours % 24);
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{s} s"),
+        (0, 0, _) => format!("{m} min {s} s"),
+        (0, _, _) => format!("{h} h {m} min"),
+        _ => format!("{days} d {h} h"),
+    }
+}
+
+#[cfg(test)]
+pub mod tests {
+    use super::*;
+
+    /// A machine as it could be.
+    pub fn example() -> Status {
+        Status {
+            name: "web-1".into(),
+            state: "running".into(),
+            version: "0.1.0".into(),
+            uptime_s: 3723,
+            cpus: 2,
+            memory_bytes: 2 << 30,
+            disks: vec![
+                DiskStatus { serial: "root".into(), size_bytes: 10 << 30, read_only: false },
+                DiskStatus { serial: "config-2".into(), size_bytes: 393_216, read_only: true },
+            ],
+            nics: vec![NicStatus {
+                mac: "52:54:00:12:34:56".into(),
+                mtu: Some(1450),
+                addresses: vec!["192.168.254.2".into(), "fd00::2".into()],
+                leased: vec!["192.168.254.2".into()],
+            }],
+            ready: true,
+            readiness: "lease: the guest has 192.168.254.2".into(),
+            vnc_viewers: Some(1),
+            consoles: 0,
+        }
+    }
+
+    #[test]
+    fn for_people() {
+        assert_eq!(
+            example().to_text(),
+            "name       web-1\n\
+             state      running for 1 h 2 min\n\
+             ready      yes: lease: the guest has 192.168.254.2\n\
+             cpus       2\n\
+             memory     2 GiB\n\
+             disk       10 GiB, serial number root\n\
+             disk       384 KiB, read-only, serial number config-2\n\
+             network    52:54:00:12:34:56, 192.168.254.2 (leased), fd00::2\n\
+             viewers    1\n\
+             consoles   0\n\
+             version    0.1.0\n"
+        );
+        assert_eq!(duration(59), "59 s");
+        assert_eq!(duration(61), "1 min 1 s");
+        assert_eq!(duration(100_000), "1 d 3 h");
+    }
+
+    #[test]
+    fn for_programs() {
+        let json = serde_json::to_string(&example()).unwrap();
+        assert!(json.starts_with(r#"{"name":"web-1","state":"running""#), "{json}");
+        assert_eq!(serde_json::from_str::<Status>(&json).unwrap(), example());
+    }
+}

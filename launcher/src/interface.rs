@@ -1,0 +1,331 @@
+//! Joins a running machine to its interface for the outside: what [`crate::api`] asks of it, answered
+//! from the plan, the network and the machine's handle; and the control socket.
+
+use std::io;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use vmm::config::MachineConfig;
+
+use crate::api::control::{Control as ControlSocket, Served};
+use crate::api::status::{DiskStatus, NicStatus, Status};
+use crate::api::{Api, Health, Machine, Parts, Power, place};
+use crate::config::{Plan, show_mac};
+use crate::console::SerialConsole;
+use crate::exit;
+use crate::failure::{Failure, sentence};
+use crate::machine::Control;
+use crate::nic::Network;
+use crate::ready::{self, Readiness};
+
+/// What does not change while the machine runs.
+pub struct Facts {
+    disks: Vec<DiskStatus>,
+    nics: Vec<NicStatus>,
+    network: ready::Network,
+}
+
+impl Facts {
+    /// Of a machine that is about to be started.
+    pub fn gather(config: &MachineConfig, network: Option<&Network>) -> Self {
+        let disk = |disk: &vmm::config::DiskConfig| {
+            let info = disk.backend.info();
+            let serial = disk.serial.clone();
+            DiskStatus { serial, size_bytes: info.capacity, read_only: info.read_only }
+        };
+        let guest = network.and_then(Network::guest);
+        let v4 = guest.and_then(|guest| guest.v4.as_ref()).map(|v4| IpAddr::from(v4.address));
+        let v6 = guest.and_then(|guest| guest.v6.as_ref()).map(|v6| IpAddr::from(v6.address));
+        let addresses: Vec<IpAddr> = v4.into_iter().chain(v6).collect();
+        let nic = |nic: &vmm::config::NicConfig| NicStatus {
+            mac: show_mac(nic.mac),
+            mtu: nic.mtu,
+            addresses: addresses.iter().map(IpAddr::to_string).collect(),
+            leased: Vec::new(),
+        };
+        Self {
+            disks: config.disks.iter().map(disk).collect(),
+            nics: config.nics.iter().map(nic).collect(),
+            network: ready::Network { leases: network.and_then(Network::leases), addresses },
+        }
+    }
+}
+
+/// Binds the control socket: where it was asked for, or else in the first place that will do. Unless
+/// it was asked for, a machine runs without one rather than not at all: another of its name may have
+/// its place, with disks of its own.
+///
+/// # Errors
+/// It cannot be had where it was asked for.
+pub fn bind(plan: &Plan) -> Result<Option<ControlSocket>, Failure> {
+    if let Some(path) = &plan.control {
+        let bound = ControlSocket::bind(path);
+        return bound.map(Some).map_err(|error| Failure::new(&error, exit::ERROR));
+    }
+    let mut why = String::new();
+    for directory in place::directories(|name| std::env::var_os(name)) {
+        if let Err(error) = place::prepare(&directory) {
+            why = format!("{}: {error}", directory.display());
+            continue;
+        }
+        match ControlSocket::bind(&directory.join(place::file_name(&plan.name))) {
+            Ok(socket) => return Ok(Some(socket)),
+            Err(error) => why = sentence(&error),
+        }
+        break;
+    }
+    log::warn!("berth status and its like will not find this machine: {why}");
+    Ok(None)
+}
+
+/// What the interface is made of.
+pub struct Outside<'a> {
+    /// The plan.
+    pub plan: &'a Plan,
+    /// The machine's facts.
+    pub facts: Facts,
+    /// Its serial console.
+    pub console: &'a SerialConsole,
+    /// Its handle.
+    pub control: Arc<dyn Control>,
+    /// Asks for its end, at once.
+    pub off: Box<dyn Fn() + Send + Sync>,
+    /// Whether its end was asked for.
+    pub stopping: Arc<AtomicBool>,
+}
+
+/// Serves the interface. Nothing is in the way of the machine if that cannot be.
+pub fn open(socket: Option<ControlSocket>, outside: Outside<'_>) -> Option<Served> {
+    let socket = socket?;
+    let path: PathBuf = socket.path().to_owned();
+    match serve(socket, outside) {
+        Ok(served) => {
+            log::info!("control socket {}", path.display());
+            Some(served)
+        }
+        Err(error) => {
+            log::error!("the control socket is not served: {error}");
+            None
+        }
+    }
+}
+
+fn serve(socket: ControlSocket, outside: Outside<'_>) -> io::Result<Served> {
+    let Outside { plan, facts, console, control, off, stopping } = outside;
+    let Facts { disks, nics, network } = facts;
+    let running = Arc::new(Running {
+        started: Instant::now(),
+        status: Status {
+            name: plan.name.clone(),
+            state: String::new(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            uptime_s: 0,
+            cpus: plan.cpus,
+            memory_bytes: plan.memory_bytes,
+            disks,
+            nics,
+            ready: false,
+            readiness: String::new(),
+            vnc_viewers: None,
+            consoles: 0,
+        },
+        readiness: Readiness::new(plan.ready, network, console.history())?,
+        control,
+        off,
+        stopping,
+    });
+    let parts = Parts {
+        machine: running.clone(),
+        health: running,
+        console: Arc::clone(console.history()),
+        shutter: None,
+        viewers: None,
+        passwords: None,
+    };
+    socket.serve(Arc::new(Api::new(parts, &plan.web_root)?))
+}
+
+/// A machine that runs.
+struct Running {
+    started: Instant,
+    /// What does not change of it.
+    status: Status,
+    readiness: Readiness,
+    control: Arc<dyn Control>,
+    off: Box<dyn Fn() + Send + Sync>,
+    stopping: Arc<AtomicBool>,
+}
+
+impl Machine for Running {
+    fn status(&self) -> Status {
+        let mut status = self.status.clone();
+        let stopping = self.stopping.load(Ordering::Relaxed);
+        status.state = if stopping { "stopping" } else { "running" }.to_owned();
+        status.uptime_s = self.started.elapsed().as_secs();
+        let leased: Vec<String> = self.readiness.leased().iter().map(IpAddr::to_string).collect();
+        for nic in &mut status.nics {
+            nic.leased.clone_from(&leased);
+        }
+        (status.ready, status.readiness) = match self.ready() {
+            Ok(line) => (true, line),
+            Err(line) => (false, line),
+        };
+        status
+    }
+
+    fn press(&self, button: Power) -> Result<(), String> {
+        let outcome = match button {
+            Power::Button => self.control.power_button(),
+            Power::Reset => self.control.reset(),
+            Power::Off => {
+                (self.off)();
+                Ok(())
+            }
+        };
+        outcome.map_err(|refused| refused.to_string())
+    }
+
+    fn type_in(&self, bytes: &[u8]) -> usize {
+        self.control.console_input(bytes)
+    }
+}
+
+impl Health for Running {
+    fn healthy(&self) -> Result<(), String> {
+        // This is not served before the machine runs, nor after it has ended.
+        Ok(())
+    }
+
+    fn ready(&self) -> Result<String, String> {
+        self.readiness.look()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::args::{Cli, Command};
+    use crate::config::{self, Layers};
+    use crate::host::Host;
+    use clap::Parser;
+    use devices::serial::Console;
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixStream;
+    use std::path::Path;
+    use std::sync::Mutex;
+    use vmm::Refused;
+
+    #[derive(Default)]
+    struct Buttons(Mutex<Vec<&'static str>>);
+
+    impl Buttons {
+        fn press(&self, name: &'static str) {
+            self.0.lock().unwrap().push(name);
+        }
+    }
+
+    impl Control for Buttons {
+        fn power_button(&self) -> Result<(), Refused> {
+            self.press("button");
+            Ok(())
+        }
+
+        fn reset(&self) -> Result<(), Refused> {
+            Err(Refused::Busy)
+        }
+
+        fn stop(&self) -> Result<(), Refused> {
+            panic!("not by itself: the end has to be told")
+        }
+
+        fn console_input(&self, bytes: &[u8]) -> usize {
+            bytes.len()
+        }
+    }
+
+    fn plan(dir: &Path) -> Plan {
+        std::fs::write(dir.join("kernel"), "").unwrap();
+        let text = |name: &str| dir.join(name).display().to_string();
+        let args = ["berth", "run", "--net", "none", "--name", "web-1", "--ready", "cloud-init"];
+        let args = args.iter().map(|arg| (*arg).to_owned());
+        let more = ["--kernel".to_owned(), text("kernel"), "--control".to_owned(), text("c.sock")];
+        let Command::Run(run) = Cli::try_parse_from(args.chain(more)).unwrap().command else {
+            panic!("not for run")
+        };
+        let host = Host {
+            root: dir.to_owned(),
+            in_container: false,
+            hostname: None,
+            data_dir: Some(dir.to_owned()),
+            memory: None,
+            proxies: Default::default(),
+            trust: Default::default(),
+        };
+        config::plan(&Layers { flags: run.settings, ..Layers::default() }, &host).unwrap()
+    }
+
+    /// The status and the body of an answer.
+    fn ask(path: &Path, request: &str) -> (u16, String) {
+        let mut stream = UnixStream::connect(path).unwrap();
+        let request = format!("{request}Host: x\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        (head[9..12].parse().unwrap(), body.to_owned())
+    }
+
+    #[test]
+    fn a_machine_is_reached_through_its_socket() {
+        let dir = tempfile::tempdir().unwrap();
+        let plan = plan(dir.path());
+        let path = dir.path().join("c.sock");
+        let socket = bind(&plan).unwrap_or_else(|failure| panic!("{}", failure.sentence));
+        let buttons = Arc::new(Buttons::default());
+        let off = Arc::clone(&buttons);
+        let console = SerialConsole::silent();
+        let stopping = Arc::new(AtomicBool::new(false));
+        let disk = DiskStatus { serial: "root".into(), size_bytes: 1 << 30, read_only: false };
+        let outside = Outside {
+            plan: &plan,
+            facts: Facts { disks: vec![disk], nics: vec![], network: Default::default() },
+            console: &console,
+            control: buttons.clone(),
+            off: Box::new(move || off.press("off")),
+            stopping: Arc::clone(&stopping),
+        };
+        let served = open(socket, outside).expect("a thread can be had");
+
+        assert_eq!(ask(&path, "GET /healthz HTTP/1.1\r\n"), (200, "ok\n".to_owned()));
+        let line = "cloud-init: cloud-init has not finished\n".to_owned();
+        assert_eq!(ask(&path, "GET /readyz HTTP/1.1\r\n"), (503, line));
+        let (code, json) = ask(&path, "GET /status HTTP/1.1\r\n");
+        let status: Status = serde_json::from_str(&json).unwrap();
+        assert_eq!((code, status.name.as_str(), status.state.as_str()), (200, "web-1", "running"));
+        assert_eq!((status.disks[0].size_bytes, status.ready), (1 << 30, false));
+        stopping.store(true, Ordering::Relaxed);
+        assert!(ask(&path, "GET /status HTTP/1.1\r\n").1.contains(r#""state":"stopping""#));
+        console.write(b"Cloud-init v. 1 finished at noon\r\n");
+        while ask(&path, "GET /readyz HTTP/1.1\r\n").0 != 200 {
+            std::thread::yield_now();
+        }
+        assert_eq!(ask(&path, "GET /screenshot.png HTTP/1.1\r\n").0, 404);
+
+        let press = |word: &str| {
+            let length = word.len();
+            let mut stream = UnixStream::connect(&path).unwrap();
+            write!(stream, "POST /power HTTP/1.1\r\nHost: x\r\nConnection: close\r\n").unwrap();
+            write!(stream, "Content-Length: {length}\r\n\r\n{word}").unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).unwrap();
+            answer[9..12].parse::<u16>().unwrap()
+        };
+        assert_eq!([press("button"), press("off"), press("reset")], [202, 202, 503]);
+        assert_eq!(*buttons.0.lock().unwrap(), ["button", "off"]);
+        drop(served);
+        assert!(!path.exists());
+    }
+}

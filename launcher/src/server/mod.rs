@@ -1,0 +1,3 @@
+//! What clients of a machine connect through. [`stream`] is a connection, whatever carries it.
+
+pub mod stream;
