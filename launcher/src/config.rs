@@ -6,6 +6,7 @@
 mod disks;
 mod layers;
 mod network;
+mod screen;
 mod source;
 mod value;
 
@@ -24,6 +25,7 @@ use crate::units;
 pub use disks::MAX_DISK_SIZE;
 pub use layers::{Given, Layers, Origin, read_file};
 pub use network::{Net, Publish, Subnet};
+pub use screen::{Mode, Vnc};
 pub use source::wanted;
 pub use value::{
     Digest, Disk, Format, digest as parse_digest, format as parse_format, mac as parse_mac,
@@ -116,8 +118,10 @@ pub struct Plan {
     pub publish: Vec<Publish>,
     /// Whether the guest is told of its network.
     pub dhcp: bool,
-    /// Whether TCP 5900 is Berth's.
-    pub vnc: bool,
+    /// How the screen is served; `None`: TCP 5900 is the guest's.
+    pub vnc: Option<Vnc>,
+    /// The display that the guest finds.
+    pub display: Mode,
     /// Files for the config drive.
     pub cloud: CloudFiles,
     /// From the power button to the hard stop.
@@ -244,6 +248,7 @@ pub fn plan(layers: &Layers, host: &Host) -> Result<Plan, ConfigError> {
     let place = (image_dir.as_path(), name.as_str());
     let (root, fetch) = disks::root(layers, host, place, &boot, &mut warnings)?;
     let network = network::wanted(layers, host)?;
+    let vnc = screen::vnc(layers, host, &network.net, &mut warnings)?;
     Ok(Plan {
         name,
         cpus,
@@ -260,7 +265,8 @@ pub fn plan(layers: &Layers, host: &Host) -> Result<Plan, ConfigError> {
         subnet: network.subnet,
         publish: network.publish,
         dhcp: network.dhcp,
-        vnc: network.vnc,
+        vnc,
+        display: screen::display(layers)?,
         cloud: CloudFiles {
             metadata: cloud_file(layers, host, args::METADATA)?,
             userdata: cloud_file(layers, host, args::USERDATA)?,
@@ -292,7 +298,7 @@ pub fn ignored_variables(is_set: impl Fn(&str) -> bool) -> Vec<String> {
         ("KVM_NET_OPTS", "use --net, --mac, --mtu and --vhost"),
         ("LAUNCHER", "there is no QEMU to launch"),
     ];
-    let later = ["VNC_PASSWORD", "VNC_PASSWORD_FILE", "READY"];
+    let later = ["READY"];
     let replaced = replaced
         .iter()
         .filter(|(name, _)| is_set(name))
@@ -312,6 +318,11 @@ fn parse<T>(
 ) -> Result<Option<T>, ConfigError> {
     let Some(given) = layers.get(field) else { return Ok(None) };
     read(&given.value).map(Some).map_err(|(problem, fix)| given.error(problem, fix))
+}
+
+/// Whether something is switched on: by any value but none, `0` and `false`.
+fn switch(layers: &Layers, field: Field) -> bool {
+    layers.get(field).is_some_and(|given| !["", "0", "false"].contains(&given.value.as_str()))
 }
 
 /// One of a few words.

@@ -2,8 +2,8 @@
 //!
 //! [`args`] holds what was typed, [`config`] makes a plan of it, [`run`] tells the story:
 //! [`image`] and [`config_drive`] prepare the disks, [`net`] the network, [`machine`] is started,
-//! [`console`] and [`terminal`] join it to the user, [`shutdown`] ends it, [`exit`] says how it
-//! ended. [`pull`] fetches an image without running it.
+//! [`console`] and [`terminal`] join it to the user, [`screen`] serves it to viewers through [`server`]
+//! and [`vnc`], [`shutdown`] ends it, [`exit`] says how it ended. [`pull`] fetches an image without running it.
 
 mod args;
 mod config;
@@ -20,11 +20,16 @@ mod nic;
 mod program;
 mod pull;
 mod run;
+mod screen;
+#[allow(dead_code)]
+mod server;
 mod shutdown;
 mod signals;
 mod spool;
 mod terminal;
 mod units;
+#[allow(dead_code)]
+mod vnc;
 
 use std::process::ExitCode;
 

@@ -78,7 +78,7 @@ pub fn attach(plan: &Plan, mac: [u8; 6]) -> Result<Option<Nic>, Failure> {
         subnet: plan.subnet,
         publish: plan.publish.clone(),
         dhcp: plan.dhcp,
-        vnc: plan.vnc,
+        vnc: plan.vnc.is_some(),
     };
     let mut prepared = net::prepare(&request).map_err(|error| failed(&error))?;
     let taps = std::mem::take(&mut prepared.taps);

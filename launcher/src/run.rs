@@ -31,6 +31,7 @@ use crate::image::{Created, Store, fetch, overlay};
 use crate::machine::{Control, MachineEnd, start_machine};
 use crate::nic::{self, Network};
 use crate::program;
+use crate::screen;
 use crate::shutdown::{Action, Shutdown};
 use crate::signals::Signals;
 use crate::terminal::{GREETING, HELP, Input, InputTo, RawMode, Wish};
@@ -105,7 +106,7 @@ fn logged(layers: &Layers, signals: Signals) -> Result<u8, Failure> {
 /// then on there is a disk to be flushed.
 fn live(plan: &Plan, console: &Arc<SerialConsole>, signals: Signals) -> Result<Ending, Failure> {
     let error = |error: &(dyn Error + 'static)| Failure::new(error, exit::ERROR);
-    let Ready { config, created, network } = prepare(plan, console, &signals)?;
+    let Ready { config, created, network, screen } = prepare(plan, console, &signals)?;
     let (tell, events) = sync_channel(16);
     let watch = {
         let tell = tell.clone();
@@ -115,10 +116,12 @@ fn live(plan: &Plan, console: &Arc<SerialConsole>, signals: Signals) -> Result<E
     let started = start_machine(config).map_err(|e| error(&e))?;
     created.keep();
     log::info!("{} is running", plan.name);
+    let screen = screen.and_then(|screen| screen.serve(&plan.name, &started));
     // The waiter is there: it does nothing but receive this.
     drop(waiter.send(started.wait));
     let ending = serve(&started.control, plan, tell, &events);
     drop(watch);
+    drop(screen);
     // As it was found, now that nobody uses it any more.
     drop(network);
     Ok(ending)
@@ -130,12 +133,14 @@ struct Ready {
     created: Created,
     /// Stays while the machine runs.
     network: Option<Network>,
+    screen: Option<screen::Prepared>,
 }
 
 /// Everything the machine is made of.
 fn prepare(plan: &Plan, console: &Arc<SerialConsole>, signals: &Signals) -> Result<Ready, Failure> {
     // Read first: a mistake in them must be found before anything is made.
     let sources = config_drive::read(&plan.cloud)?;
+    let screen = screen::prepare(plan)?;
     if let Some(wanted) = &plan.fetch {
         // Before the machine has a place: fetching takes time, and others may want theirs.
         let fetched = fetch::fetch(&plan.image_dir, wanted, &|| signals.asked());
@@ -164,7 +169,7 @@ fn prepare(plan: &Plan, console: &Arc<SerialConsole>, signals: &Signals) -> Resu
         },
         require_native_kvm: true,
     };
-    Ok(Ready { config, created: disks.created, network })
+    Ok(Ready { config, created: disks.created, network, screen })
 }
 
 /// The machine's place in the image directory, and who it is.

@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 
 use super::value::{Wrong, wrong};
 use super::{ConfigError, choice, parse};
-use crate::args::{self, Field};
+use crate::args;
 use crate::config::{Layers, Vhost};
 use crate::host::Host;
 
@@ -140,7 +140,6 @@ pub struct Wanted {
     pub subnet: Option<Subnet>,
     pub publish: Vec<Publish>,
     pub dhcp: bool,
-    pub vnc: bool,
 }
 
 /// Reads the network's settings.
@@ -187,18 +186,12 @@ pub fn wanted(layers: &Layers, host: &Host) -> Result<Wanted, ConfigError> {
     Ok(Wanted {
         subnet: subnet(layers)?,
         publish: published,
-        dhcp: !switch(layers, args::NO_DHCP),
-        vnc: !switch(layers, args::NO_VNC),
+        dhcp: !super::switch(layers, args::NO_DHCP),
         net,
         mac,
         mtu: mtu.and_then(|mtu| u16::try_from(mtu).ok()),
         vhost,
     })
-}
-
-/// Whether something is switched off: by any value but none, `0` and `false`.
-fn switch(layers: &Layers, field: Field) -> bool {
-    layers.get(field).is_some_and(|given| !["", "0", "false"].contains(&given.value.as_str()))
 }
 
 /// VM_IP and VM_GW; one alone stands beside the other's default.

@@ -14,7 +14,7 @@ mod answer;
 mod bytes;
 pub mod counters;
 mod frame;
-mod limit;
+pub mod limit;
 mod neighbour;
 pub mod server;
 mod v4;
