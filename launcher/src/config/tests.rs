@@ -505,7 +505,7 @@ fn old_variables_are_answered_once_each() {
             "READY is ignored: what it sets is not built yet",
         ]
     );
-    assert_eq!(ignored_variables(|_| true).len(), 7);
+    assert_eq!(ignored_variables(|_| true).len(), 5);
 }
 
 #[test]

@@ -169,9 +169,11 @@ impl TlsStream {
 
     /// Takes in what has arrived; zero bytes are the end.
     fn take_in(&mut self) -> io::Result<usize> {
-        let count = match self.tls.read_tls(&mut self.first)? {
-            0 => self.tls.read_tls(&mut self.inner)?,
-            count => count,
+        // rustls takes zero bytes for the end, so what is used up is not asked again.
+        let used_up = self.first.position() >= self.first.get_ref().len() as u64;
+        let count = match used_up {
+            true => self.tls.read_tls(&mut self.inner)?,
+            false => self.tls.read_tls(&mut self.first)?,
         };
         if let Err(error) = self.tls.process_new_packets() {
             // The peer is told why, if it will still listen.

@@ -244,12 +244,17 @@ fn exchange(
     // The painter has painted since something was asked of it.
     let mut fresh = false;
     let mut asked: Option<bool> = None;
+    let mut open = true;
     loop {
         while wire.pending() < OUTPUT {
             let (used, message) = reader.next(wire.input()).map_err(SessionError::from)?;
             wire.consume(used);
             let Some(message) = message else { break };
             session.receive(message, viewer, wire.output())?;
+        }
+        // What it has said before it went counts.
+        if !open {
+            return Err(End::Gone);
         }
         wire.send()?;
         let wants = session.wants_update().filter(|_| wire.is_drained());
@@ -288,8 +293,6 @@ fn exchange(
         if until.is_some_and(|until| until <= Instant::now()) && !wire.is_drained() {
             return Err(End::Stuck);
         }
-        if !wire.receive()? {
-            return Err(End::Gone);
-        }
+        open = wire.receive()?;
     }
 }

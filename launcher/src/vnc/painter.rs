@@ -79,8 +79,10 @@ impl Painter {
             };
             let mut state = seat.state();
             if state.shown != which {
-                // Damage without a size fits no picture, so that the whole of it counts.
-                (state.shown, state.damage) = (which, Damage::default());
+                // Damage of another size: the whole picture counts, however large it is.
+                state.damage = Damage::new(1, 1);
+                state.damage.add_all();
+                state.shown = which;
             }
         }
         changed |= self.paint(Which::Terminal, &seats);
