@@ -33,7 +33,7 @@ use tls::{Certificate, TlsStream};
 
 /// How long a connection that says nothing is waited for before it is taken for a viewer's.
 const SILENCE: Duration = Duration::from_millis(150);
-/// How long TLS may take to begin with.
+/// How long the handshake of TLS may take.
 const TLS: Duration = Duration::from_secs(10);
 /// How long nothing is accepted when there is no descriptor or thread left, in milliseconds.
 const PAUSE_MS: u16 = 200;
@@ -219,12 +219,12 @@ fn receive(mut caller: Caller, services: &Services) {
     if speech == Speech::Tls {
         let Some(certificate) = &services.certificate else { return };
         let first = std::mem::take(&mut caller.first);
-        let Ok(tls) = TlsStream::accept(caller.stream, first, certificate.current()) else {
-            return;
-        };
+        let config = certificate.current();
+        let Some(deadline) = Instant::now().checked_add(TLS) else { return };
+        let tls = TlsStream::accept(caller.stream, first, config, (&caller.stop, deadline));
+        let Ok(tls) = tls else { return };
         caller = Caller { stream: Box::new(tls), first: Vec::new(), private: true, ..caller };
-        // Whoever says nothing inside still has to shake hands outside.
-        match hear(&mut caller, TLS) {
+        match hear(&mut caller, SILENCE) {
             None | Some(Speech::Tls) => return,
             Some(inside) => speech = inside,
         }

@@ -2,7 +2,6 @@
 
 use std::io::{Read, Write};
 use std::net::SocketAddr;
-use std::sync::Mutex;
 
 use super::*;
 
@@ -87,27 +86,34 @@ fn there_are_only_so_many_connections() {
     assert!(again);
 }
 
-/// A certificate of an authority of our own, made by openssl.
+/// A certificate for this host and its key, by an authority of our own, whose certificate is
+/// `ca.pem` in `dir`. `None`, aloud, where openssl is not installed.
 pub fn certificate(dir: &std::path::Path) -> Option<(std::path::PathBuf, std::path::PathBuf)> {
-    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-    let _one = ONE_AT_A_TIME.lock().unwrap_or_else(|error| error.into_inner());
-    let (certificate, key) = (dir.join("cert.pem"), dir.join("key.pem"));
-    let made = std::process::Command::new("openssl")
-        .args("req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2".split(' '))
-        .args(["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"])
-        .args(["-addext", "basicConstraints=critical,CA:FALSE"])
-        .arg("-keyout")
-        .arg(&key)
-        .arg("-out")
-        .arg(&certificate)
-        .output();
-    match made {
-        Ok(output) if output.status.success() => Some((certificate, key)),
-        other => {
-            eprintln!("skipped: openssl makes no certificate here ({other:?})");
-            None
+    let openssl = |args: &str| {
+        let args: Vec<&str> = args.split(' ').collect();
+        std::process::Command::new("openssl").args(args).current_dir(dir).output()
+    };
+    std::fs::write(dir.join("san"), "subjectAltName=DNS:localhost,IP:127.0.0.1\n").unwrap();
+    for args in [
+        "req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=tests -keyout ca.key -out ca.pem \
+         -addext basicConstraints=critical,CA:TRUE",
+        "req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=localhost -keyout \
+         key.pem -out request.pem",
+        "x509 -req -in request.pem -CA ca.pem -CAkey ca.key -CAcreateserial -extfile san -days 2 \
+         -out cert.pem",
+    ] {
+        match openssl(args) {
+            Ok(output) => {
+                let told = String::from_utf8_lossy(&output.stderr);
+                assert!(output.status.success(), "openssl {args}: {told}");
+            }
+            Err(error) => {
+                eprintln!("skipped: openssl cannot be run ({error})");
+                return None;
+            }
         }
     }
+    Some((dir.join("cert.pem"), dir.join("key.pem")))
 }
 
 /// A client's side of TLS that trusts what is in this file.
@@ -134,7 +140,7 @@ fn tls_has_the_same_inside() {
         (&b"GET / HTTP/1.1\r\n"[..], "http 127.0.0.1 true \"GET / HTTP/1.1\\r\\n\"\n"),
         (b"RFB 003.008\n", "rfb 127.0.0.1 true \"RFB 003.008\\n\"\n"),
     ] {
-        let (mut tls, mut stream) = (tls_client(&cert), connect(address));
+        let (mut tls, mut stream) = (tls_client(&dir.path().join("ca.pem")), connect(address));
         let mut tls = rustls::Stream::new(&mut tls, &mut stream);
         tls.write_all(says).unwrap();
         assert_eq!(line(&mut tls), want);

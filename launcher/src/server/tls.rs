@@ -6,13 +6,16 @@
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read, Write};
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
+use devices::event::Event;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::NoServerSessionStorage;
 use rustls::{ServerConfig, ServerConnection};
 
 use super::stream::Stream;
@@ -123,12 +126,16 @@ fn load(certificate: &Path, key: &Path) -> Result<Arc<ServerConfig>, TlsError> {
         source,
     };
     let provider = Arc::new(rustls_graviola::default_provider());
-    let config = ServerConfig::builder_with_provider(provider)
+    let mut config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(unusable)?
         .with_no_client_auth()
         .with_single_cert(chain, secret)
         .map_err(unusable)?;
+    // Nobody resumes sessions here; and TigerVNC 1.12 does not look at what it has already got behind
+    // a ticket until more comes, which is never.
+    config.send_tls13_tickets = 0;
+    config.session_storage = Arc::new(NoServerSessionStorage {});
     Ok(Arc::new(config))
 }
 
@@ -152,19 +159,65 @@ pub struct TlsStream {
 }
 
 impl TlsStream {
-    /// Answers a client that speaks TLS over `inner`; `first` is what it has said so far. Nothing is
-    /// sent or received before the first read.
+    /// Shakes hands with a client that speaks TLS over `inner`; `first` is what it has said so far.
+    /// Nothing else is said before that is done, though TLS 1.3 would let a server (RFC 8446 §2):
+    /// not every client looks for it.
     ///
     /// # Errors
-    /// rustls refuses its configuration.
+    /// It has not worked, or not until `deadline`, or `stop` was signalled meanwhile.
     pub fn accept(
         inner: Box<dyn Stream>,
         first: Vec<u8>,
         config: Arc<ServerConfig>,
+        (stop, deadline): (&Event, Instant),
     ) -> io::Result<TlsStream> {
         let mut tls = ServerConnection::new(config).map_err(io::Error::other)?;
         tls.set_buffer_limit(Some(BUFFER));
-        Ok(TlsStream { tls, first: io::Cursor::new(first), inner, more: true })
+        let mut stream = TlsStream { tls, first: io::Cursor::new(first), inner, more: true };
+        while !stream.shake()? {
+            stream.wait(stop, deadline)?;
+        }
+        Ok(stream)
+    }
+
+    /// Goes on with the handshake as far as it goes; `true`: it is done, and everything was sent.
+    fn shake(&mut self) -> io::Result<bool> {
+        let blocks = |error: &io::Error| error.kind() == ErrorKind::WouldBlock;
+        while self.tls.is_handshaking() {
+            match self.take_in() {
+                Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
+                Ok(_) => {}
+                Err(error) if blocks(&error) => break,
+                Err(error) => return Err(error),
+            }
+        }
+        match self.send_out() {
+            Ok(()) => Ok(!self.tls.is_handshaking()),
+            Err(error) if blocks(&error) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Sleeps until the handshake may go on.
+    fn wait(&self, stop: &Event, deadline: Instant) -> io::Result<()> {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(ErrorKind::TimedOut.into());
+        }
+        let timeout = PollTimeout::try_from(left.as_millis().saturating_add(1));
+        let mut flags = PollFlags::POLLIN;
+        flags.set(PollFlags::POLLOUT, self.tls.wants_write());
+        let mut fds =
+            [PollFd::new(stop.as_fd(), PollFlags::POLLIN), PollFd::new(self.inner.fd(), flags)];
+        match poll(&mut fds, timeout.unwrap_or(PollTimeout::MAX)) {
+            Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let [stop, _] = &fds;
+        match stop.any() {
+            Some(true) => Err(ErrorKind::ConnectionAborted.into()),
+            _ => Ok(()),
+        }
     }
 
     /// Takes in what has arrived; zero bytes are the end.

@@ -144,7 +144,7 @@ fn admit(mut wire: Wire, visit: &mut Visit, door: &Door) -> Result<(Wire, Admiss
                     Step::StartTls => {
                         let Some(certificate) = &door.certificate else { return Err(End::Gone) };
                         drain(&mut wire, &visit.stop, deadline)?;
-                        wire = secure(wire, certificate)?;
+                        wire = secure(wire, certificate, (&visit.stop, deadline))?;
                         handshake.secured(wire.output());
                         continue;
                     }
@@ -202,9 +202,10 @@ fn drain(wire: &mut Wire, stop: &Event, deadline: Instant) -> Result<(), End> {
 }
 
 /// Puts TLS under it.
-fn secure(wire: Wire, certificate: &Certificate) -> Result<Wire, End> {
+fn secure(wire: Wire, certificate: &Certificate, until: (&Event, Instant)) -> Result<Wire, End> {
     let config = certificate.current();
-    Ok(wire.replace(|stream, first| Ok(Box::new(TlsStream::accept(stream, first, config)?)))?)
+    Ok(wire
+        .replace(|stream, first| Ok(Box::new(TlsStream::accept(stream, first, config, until)?)))?)
 }
 
 /// From ServerInit to the end.

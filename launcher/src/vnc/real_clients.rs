@@ -221,7 +221,7 @@ fn tigervnc_shows_the_screen_and_types_on_it() {
 fn tigervnc_with_passwords_and_tls() {
     let Some(desktop) = Desktop::start() else { return };
     let Some(tls) = certificate(desktop.dir.path()) else { return };
-    let authority = format!("-X509CA={}", tls.0.display());
+    let authority = format!("-X509CA={}", desktop.dir.path().join("ca.pem").display());
     for tls in [None, Some(&tls)] {
         let house = House::new(true, tls);
         let types = if tls.is_some() { "-SecurityTypes=X509Vnc" } else { "-SecurityTypes=VncAuth" };

