@@ -191,10 +191,6 @@ pub struct Settings {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
         default_missing_value = "1", help_heading = NETWORK)]
     pub no_dhcp: Option<String>,
-    /// Leave TCP port 5900 to the guest [env: NO_VNC]
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
-        default_missing_value = "1", help_heading = NETWORK)]
-    pub no_vnc: Option<String>,
     /// MAC address of the guest's interface [env: BERTH_MAC] [default: the one in the identity
     /// file, made at the first start]
     #[arg(long, value_name = "MAC", help_heading = NETWORK)]
@@ -207,6 +203,44 @@ pub struct Settings {
     /// that can be opened), on or off [env: VHOST] [default: auto]
     #[arg(long, value_name = "WHETHER", help_heading = NETWORK)]
     pub vhost: Option<String>,
+
+    /// No screen: TCP port 5900 is left to the guest [env: NO_VNC]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
+        default_missing_value = "1", help_heading = SCREEN)]
+    pub no_vnc: Option<String>,
+    /// Password of the screen; on the command line everybody on this host can read it, so better
+    /// give it as a variable or in a file [env: VNC_PASSWORD]
+    #[arg(long, value_name = "TEXT", help_heading = SCREEN, allow_hyphen_values = true)]
+    pub vnc_password: Option<String>,
+    /// The same, in the first line of this file, which is read again for each viewer
+    /// [env: VNC_PASSWORD_FILE]
+    #[arg(long, value_name = "FILE", help_heading = SCREEN)]
+    pub vnc_password_file: Option<String>,
+    /// A second password, in the first line of this file, for those who may look but not type
+    /// [env: VNC_VIEW_PASSWORD_FILE]
+    #[arg(long, value_name = "FILE", help_heading = SCREEN)]
+    pub vnc_view_password_file: Option<String>,
+    /// Without a password, serve the screen not only on this host but on the network, which is
+    /// trusted then [env: VNC_OPEN]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
+        default_missing_value = "1", help_heading = SCREEN)]
+    pub vnc_open: Option<String>,
+    /// Where the screen is served: ADDRESS, ADDRESS:PORT or :PORT; repeatable [env: VNC_LISTEN,
+    /// separated by semicolons] [default: port 5900 of every address, or without a password of
+    /// this host only]
+    #[arg(long, value_name = "ADDRESS", help_heading = SCREEN)]
+    pub vnc_listen: Vec<String>,
+    /// Certificate for TLS, PEM, with those between it and its authority behind it
+    /// [env: VNC_TLS_CERT]
+    #[arg(long, value_name = "FILE", help_heading = SCREEN)]
+    pub vnc_tls_cert: Option<String>,
+    /// Its key, PEM [env: VNC_TLS_KEY]
+    #[arg(long, value_name = "FILE", help_heading = SCREEN)]
+    pub vnc_tls_key: Option<String>,
+    /// Size of the display that the guest finds, which it may change [env: BERTH_DISPLAY]
+    /// [default: 1024x768]
+    #[arg(long, value_name = "WIDTHxHEIGHT", help_heading = SCREEN)]
+    pub display: Option<String>,
 
     /// Instance metadata, YAML or JSON [env: BERTH_METADATA] [default: /metadata in a container,
     /// if it exists]
@@ -264,6 +298,7 @@ const DISKS: &str = "Disks";
 const MACHINE: &str = "Machine";
 const BOOT: &str = "Boot";
 const NETWORK: &str = "Network";
+const SCREEN: &str = "Screen";
 const CLOUD: &str = "Config drive";
 const RUNNING: &str = "Running";
 
@@ -314,6 +349,14 @@ fields! {
     VM_GW, vm_gw, "vm-gw", "VM_GW";
     NO_DHCP, no_dhcp, "no-dhcp", "NO_DHCP";
     NO_VNC, no_vnc, "no-vnc", "NO_VNC";
+    VNC_PASSWORD, vnc_password, "vnc-password", "VNC_PASSWORD";
+    VNC_PASSWORD_FILE, vnc_password_file, "vnc-password-file", "VNC_PASSWORD_FILE";
+    VNC_VIEW_PASSWORD_FILE, vnc_view_password_file, "vnc-view-password-file",
+        "VNC_VIEW_PASSWORD_FILE";
+    VNC_OPEN, vnc_open, "vnc-open", "VNC_OPEN";
+    VNC_TLS_CERT, vnc_tls_cert, "vnc-tls-cert", "VNC_TLS_CERT";
+    VNC_TLS_KEY, vnc_tls_key, "vnc-tls-key", "VNC_TLS_KEY";
+    DISPLAY, display, "display", "BERTH_DISPLAY";
     MAC, mac, "mac", "BERTH_MAC";
     MTU, mtu, "mtu", "BERTH_MTU";
     VHOST, vhost, "vhost", "VHOST";
@@ -335,6 +378,8 @@ fields! {
 pub const DISK_ENV: &str = "BERTH_DISK";
 /// The variable behind `--publish`.
 pub const PUBLISH_ENV: &str = "BERTH_PUBLISH";
+/// The variable behind `--vnc-listen`.
+pub const LISTEN_ENV: &str = "VNC_LISTEN";
 /// The variable behind `--config`.
 pub const CONFIG_ENV: &str = "BERTH_CONFIG";
 
@@ -381,6 +426,7 @@ pub fn from_environment(
     };
     settings.disk = text(DISK_ENV)?.map(list).unwrap_or_default();
     settings.publish = text(PUBLISH_ENV)?.map(list).unwrap_or_default();
+    settings.vnc_listen = text(LISTEN_ENV)?.map(list).unwrap_or_default();
     let config = variable(CONFIG_ENV).filter(|value| !value.is_empty()).map(PathBuf::from);
     Ok((config, settings))
 }
@@ -416,11 +462,14 @@ mod tests {
             }
         }
         for flag in &flags {
-            let known = ["config", "disk", "publish", "help"].contains(&flag.as_str())
+            let known = ["config", "disk", "publish", "vnc-listen", "help"]
+                .contains(&flag.as_str())
                 || FIELDS.iter().any(|field| field.key == flag);
             assert!(known, "--{flag} has no Field, so no environment variable");
         }
-        assert!([DISK_ENV, PUBLISH_ENV, CONFIG_ENV].iter().all(|env| help.contains(env)));
+        assert!(
+            [DISK_ENV, PUBLISH_ENV, LISTEN_ENV, CONFIG_ENV].iter().all(|env| help.contains(env))
+        );
     }
 
     #[test]

@@ -8,6 +8,7 @@ mod disks;
 mod layers;
 mod network;
 mod ready;
+mod screen;
 mod serials;
 mod source;
 mod value;
@@ -30,6 +31,7 @@ pub use disks::MAX_DISK_SIZE;
 pub use layers::{Given, Layers, Origin};
 pub use network::{Net, NetworkConfig, Publish, Subnet, Vhost};
 pub use ready::Ready;
+pub use screen::{Mode, Vnc};
 pub use source::wanted;
 pub use value::{
     Digest, Format, digest as parse_digest, format as parse_format, mac as parse_mac,
@@ -115,6 +117,10 @@ pub struct Plan {
     pub boot: Boot,
     /// The network.
     pub network: NetworkConfig,
+    /// How the screen is served; `None`: TCP 5900 is the guest's.
+    pub vnc: Option<Vnc>,
+    /// The display that the guest finds.
+    pub display: Mode,
     /// Files for the config drive.
     pub cloud: CloudFiles,
     /// From the power button to the hard stop.
@@ -239,6 +245,7 @@ pub fn plan(layers: &Layers, host: &Host) -> Result<Plan, ConfigError> {
     let (root, fetch) = disks::root(layers, host, place, &boot, &mut warnings)?;
     let network = network::config(layers, host)?;
     let ready = ready::wanted(layers, &network.net, network.dhcp)?;
+    let vnc = screen::vnc(layers, host, &network.net, &mut warnings)?;
     Ok(Plan {
         name,
         cpus,
@@ -249,6 +256,8 @@ pub fn plan(layers: &Layers, host: &Host) -> Result<Plan, ConfigError> {
         image_dir,
         boot,
         network,
+        vnc,
+        display: screen::display(layers)?,
         cloud: CloudFiles {
             metadata: cloud_file(layers, host, args::METADATA)?,
             userdata: cloud_file(layers, host, args::USERDATA)?,
@@ -283,7 +292,7 @@ pub fn ignored_variables(is_set: impl Fn(&str) -> bool) -> Vec<String> {
         ("KVM_NET_OPTS", "use --net, --mac, --mtu and --vhost"),
         ("LAUNCHER", "there is no QEMU to launch"),
     ];
-    let later = ["VNC_PASSWORD", "VNC_PASSWORD_FILE"];
+    let later: [&str; 0] = [];
     let replaced = replaced
         .iter()
         .filter(|(name, _)| is_set(name))
@@ -303,6 +312,11 @@ fn parse<T>(
 ) -> Result<Option<T>, ConfigError> {
     let Some(given) = layers.get(field) else { return Ok(None) };
     read(&given.value).map(Some).map_err(|(problem, fix)| given.error(problem, fix))
+}
+
+/// Whether something is switched on: by any value but none, `0` and `false`.
+fn switch(layers: &Layers, field: Field) -> bool {
+    layers.get(field).is_some_and(|given| !["", "0", "false"].contains(&given.value.as_str()))
 }
 
 /// One of a few words.

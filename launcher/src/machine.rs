@@ -3,6 +3,9 @@
 
 use std::sync::Arc;
 
+use devices::display::Screen;
+use devices::input::InputSink;
+
 use vmm::config::MachineConfig;
 use vmm::{Machine, MachineHandle, Refused, StartError};
 
@@ -51,6 +54,10 @@ impl Control for MachineHandle {
 pub struct Started {
     /// The way in.
     pub control: Arc<dyn Control>,
+    /// Its display.
+    pub screen: Option<Arc<dyn Screen>>,
+    /// Its keyboard and pointer.
+    pub input: Option<Arc<dyn InputSink>>,
     /// Returns when the machine has ended, its disks flushed and its threads joined.
     pub wait: Box<dyn FnOnce() -> MachineEnd + Send>,
 }
@@ -61,5 +68,13 @@ pub struct Started {
 /// [`StartError`]; the backends in `config` are closed then.
 pub fn start_machine(config: MachineConfig) -> Result<Started, StartError> {
     let machine = Machine::start(config)?;
-    Ok(Started { control: Arc::new(machine.handle()), wait: Box::new(move || machine.wait()) })
+    let handle = machine.handle();
+    let (screen, input) = seen(&handle);
+    let control = Arc::new(handle);
+    Ok(Started { control, screen, input, wait: Box::new(move || machine.wait()) })
+}
+
+/// What somebody sees of a machine, and what they do it with. No machine has a display yet.
+fn seen(_machine: &MachineHandle) -> (Option<Arc<dyn Screen>>, Option<Arc<dyn InputSink>>) {
+    (None, None)
 }

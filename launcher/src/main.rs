@@ -2,10 +2,10 @@
 //!
 //! [`args`] holds what was typed, [`config`] makes a plan of it, [`run`] tells the story:
 //! [`image`] and [`config_drive`] prepare the disks, [`net`] the network, [`machine`] is started,
-//! [`console`] and [`terminal`] join it to the user, [`shutdown`] ends it, [`exit`] says how it
-//! ended. [`pull`] fetches an image without running it, [`check`] looks whether one would run. A
-//! machine that runs is reached from outside through [`api`], joined to it by [`interface`];
-//! [`client`] is the other end.
+//! [`console`] and [`terminal`] join it to the user, [`screen`] serves it to viewers through
+//! [`server`] and [`vnc`], [`shutdown`] ends it, [`exit`] says how it ended. [`pull`] fetches an image
+//! without running it, [`check`] looks whether one would run. A machine that runs is reached from
+//! outside through [`api`], joined to it by [`interface`]; [`client`] is the other end.
 
 mod api;
 mod args;
@@ -28,8 +28,7 @@ mod program;
 mod pull;
 mod ready;
 mod run;
-// Joined to the console by the sessions.
-#[allow(dead_code)]
+mod screen;
 mod serial_screen;
 mod server;
 mod shutdown;
@@ -37,8 +36,6 @@ mod signals;
 mod spool;
 mod terminal;
 mod units;
-// Joined to the machine by the sessions.
-#[allow(dead_code)]
 mod vnc;
 
 use std::process::ExitCode;

@@ -175,7 +175,7 @@ pub fn request(plan: &Plan, mac: MacAddr) -> Option<Request> {
         subnet: network.subnet,
         publish: network.publish.clone(),
         dhcp: network.dhcp,
-        vnc: network.vnc,
+        vnc: plan.vnc.is_some(),
     })
 }
 

@@ -35,6 +35,7 @@ use crate::interface::{self, Facts, Outside};
 use crate::machine::{Control, MachineEnd, start_machine};
 use crate::nic::{self, Network};
 use crate::program;
+use crate::screen;
 use crate::shutdown::{Action, Shutdown};
 use crate::signals::Signals;
 use crate::terminal::{GREETING, HELP, Input, InputTo, RawMode, Wish};
@@ -97,7 +98,7 @@ fn logged(layers: &Layers, signals: Signals) -> Result<u8, Failure> {
 fn live(plan: &Plan, console: &Arc<SerialConsole>, signals: Signals) -> Result<Ending, Failure> {
     let error = |error: &(dyn Error + 'static)| Failure::new(error, exit::ERROR);
     let socket = interface::bind(plan)?;
-    let Ready { config, created, network } = prepare(plan, console, &signals)?;
+    let Ready { config, created, network, screen } = prepare(plan, console, &signals)?;
     let facts = Facts::gather(&config, network.as_ref());
     let (tell, events) = sync_channel(16);
     let watch = {
@@ -108,6 +109,7 @@ fn live(plan: &Plan, console: &Arc<SerialConsole>, signals: Signals) -> Result<E
     let started = start_machine(config).map_err(|e| error(&e))?;
     created.keep();
     log::info!("{} is running", plan.name);
+    let screen = screen.and_then(|screen| screen.serve(&plan.name, &started));
     // The waiter is there: it does nothing but receive this.
     drop(waiter.send(started.wait));
     let stopping = Arc::new(AtomicBool::new(false));
@@ -125,6 +127,7 @@ fn live(plan: &Plan, console: &Arc<SerialConsole>, signals: Signals) -> Result<E
     let ending = serve(&started.control, plan, tell, (&events, &stopping));
     drop(served);
     drop(watch);
+    drop(screen);
     // As it was found, now that nobody uses it any more.
     drop(network);
     Ok(ending)
@@ -136,12 +139,14 @@ struct Ready {
     created: Created,
     /// Stays while the machine runs.
     network: Option<Network>,
+    screen: Option<screen::Prepared>,
 }
 
 /// Everything the machine is made of.
 fn prepare(plan: &Plan, console: &Arc<SerialConsole>, signals: &Signals) -> Result<Ready, Failure> {
     // Read first: a mistake in them must be found before anything is made.
     let sources = config_drive::read(&plan.cloud)?;
+    let screen = screen::prepare(plan)?;
     if let Some(wanted) = &plan.fetch {
         // Before the machine has a place: fetching takes time, and others may want theirs.
         let fetched = fetch::fetch(&plan.image_dir, wanted, &|| signals.asked());
@@ -171,7 +176,7 @@ fn prepare(plan: &Plan, console: &Arc<SerialConsole>, signals: &Signals) -> Resu
         },
         require_native_kvm: true,
     };
-    Ok(Ready { config, created: disks.created, network })
+    Ok(Ready { config, created: disks.created, network, screen })
 }
 
 /// The machine's place in the image directory, and who it is.

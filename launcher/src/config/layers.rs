@@ -6,7 +6,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use super::ConfigError;
-use crate::args::{self, DISK_ENV, Field, PUBLISH_ENV, Settings};
+use crate::args::{self, DISK_ENV, Field, LISTEN_ENV, PUBLISH_ENV, Settings};
 
 /// Largest configuration file, in bytes.
 const MAX_FILE: u64 = 1 << 20;
@@ -109,6 +109,11 @@ impl Layers {
         self.list(|settings| &settings.publish, ("publish", PUBLISH_ENV))
     }
 
+    /// The `--vnc-listen` values of the highest layer that has any.
+    pub fn listen(&self) -> Vec<Given> {
+        self.list(|settings| &settings.vnc_listen, ("vnc-listen", LISTEN_ENV))
+    }
+
     fn list(
         &self,
         of: impl Fn(&Settings) -> &Vec<String>,
@@ -167,7 +172,9 @@ fn parse(text: &str) -> Result<Settings, String> {
         let told = told.split_whitespace().collect::<Vec<_>>().join(" ");
         let line = error.location().map_or(0, |location| location.line());
         let source = usize::try_from(line).ok().and_then(|n| text.lines().nth(n.checked_sub(1)?));
-        match source.map(str::trim).filter(|source| !source.is_empty()) {
+        // A password is not for everybody who sees the message.
+        let shown = |source: &&str| !source.is_empty() && !source.contains("password");
+        match source.map(str::trim).filter(shown) {
             Some(source) => {
                 let shown: String = source.chars().filter(|c| !c.is_control()).take(60).collect();
                 format!("`{shown}`: {told}")
@@ -207,10 +214,11 @@ mod tests {
             ("name: a\ncpus: [1, 2]\n", "`cpus: [1, 2]`: expected string"),
             ("disk: {a: b}\n", "`disk: {a: b}`: "),
             ("cpus: \"unended\n", ""),
+            ("vnc-password: [hidden]\n", "expected string"),
         ] {
             let error = parse(text).unwrap_err();
             assert!(error.contains(part), "{text:?}: {error}");
-            assert!(!error.contains('\n'), "{error}");
+            assert!(!error.contains('\n') && !error.contains("hidden"), "{error}");
         }
     }
 

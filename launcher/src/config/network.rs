@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 
 use super::value::{Wrong, wrong};
 use super::{ConfigError, choice, parse};
-use crate::args::{self, Field};
+use crate::args;
 use crate::config::Layers;
 use crate::host::Host;
 
@@ -159,8 +159,6 @@ pub struct NetworkConfig {
     pub publish: Vec<Publish>,
     /// Whether the guest is told of its network.
     pub dhcp: bool,
-    /// Whether TCP 5900 is Berth's.
-    pub vnc: bool,
 }
 
 /// Reads the network's settings.
@@ -207,18 +205,12 @@ pub fn config(layers: &Layers, host: &Host) -> Result<NetworkConfig, ConfigError
     Ok(NetworkConfig {
         subnet: subnet(layers)?,
         publish: published,
-        dhcp: !switch(layers, args::NO_DHCP),
-        vnc: !switch(layers, args::NO_VNC),
+        dhcp: !super::switch(layers, args::NO_DHCP),
         net,
         mac,
         mtu: mtu.and_then(|mtu| u16::try_from(mtu).ok()),
         vhost,
     })
-}
-
-/// Whether something is switched off: by any value but none, `0` and `false`.
-fn switch(layers: &Layers, field: Field) -> bool {
-    layers.get(field).is_some_and(|given| !["", "0", "false"].contains(&given.value.as_str()))
 }
 
 /// VM_IP and VM_GW; one alone stands beside the other's default.

@@ -85,8 +85,14 @@ fn the_defaults() {
             subnet: None,
             publish: vec![],
             dhcp: true,
-            vnc: true,
         },
+        vnc: Some(Vnc {
+            listen: vec!["127.0.0.1:5900".parse().unwrap(), "[::1]:5900".parse().unwrap()],
+            required: false,
+            passwords: Default::default(),
+            tls: None,
+        }),
+        display: Mode { width: 1024, height: 768 },
         cloud: CloudFiles::default(),
         stop_timeout: Duration::from_secs(25),
         console: ConsoleMode::Auto,
@@ -151,6 +157,8 @@ fn everything_given() {
             "10.0.0.5",
             "--no-dhcp",
             "--no-vnc=true",
+            "--display",
+            "800x600",
             "--metadata",
             "@m",
             "--userdata",
@@ -199,8 +207,9 @@ fn everything_given() {
             subnet: Some(Subnet { guest: [10, 0, 0, 6].into(), gateway: [10, 0, 0, 5].into() }),
             publish: vec![],
             dhcp: false,
-            vnc: false,
         },
+        vnc: None,
+        display: Mode { width: 800, height: 600 },
         cloud: CloudFiles {
             metadata: Some(path("m")),
             userdata: Some(path("u")),
@@ -520,7 +529,7 @@ fn old_variables_are_answered_once_each() {
             "VNC_PASSWORD is ignored: what it sets is not built yet",
         ]
     );
-    assert_eq!(ignored_variables(|_| true).len(), 6);
+    assert_eq!(ignored_variables(|_| true).len(), 4);
 }
 
 #[test]
@@ -555,7 +564,7 @@ fn the_network_by_default_and_in_parts() {
         (&["--no-vnc", "--no-dhcp"], false),
     ] {
         let plan = with(args).unwrap();
-        assert_eq!((plan.network.vnc, plan.network.dhcp), (on, on), "{args:?}");
+        assert_eq!((plan.vnc.is_some(), plan.network.dhcp), (on, on), "{args:?}");
     }
 }
 
@@ -627,4 +636,70 @@ fn a_disk_that_cannot_be_written_is_read_only() {
     let plan = place.run(&["@base.qcow2"]).unwrap();
     assert!(plan.disks[0].read_only);
     assert!(plan.warnings[0].contains("a.img is a read-only disk"), "{:?}", plan.warnings);
+}
+
+#[test]
+fn the_screen_is_for_this_host_unless_somebody_guards_it() {
+    let place = Place::new(false);
+    place.write("password");
+    let vnc = |args: &[&str]| {
+        let args: Vec<&str> = ["@base.qcow2"].iter().chain(args).copied().collect();
+        let plan = place.run(&args).unwrap();
+        (plan.vnc.unwrap(), plan.warnings)
+    };
+    let everywhere = vec!["[::]:5900".parse().unwrap()];
+    for args in [&["--vnc-open"][..], &["--vnc-password=x"], &["--vnc-password-file", "@password"]]
+    {
+        let (vnc, _) = vnc(args);
+        assert_eq!((vnc.listen, vnc.required), (everywhere.clone(), false), "{args:?}");
+    }
+    let (given, warnings) = vnc(&["--vnc-listen", "127.0.0.2:5901", "--vnc-listen", "::1"]);
+    assert_eq!(given.listen, ["127.0.0.2:5901".parse().unwrap(), "[::1]:5900".parse().unwrap()]);
+    assert!(given.required && warnings.is_empty());
+    let (_, warnings) = vnc(&["--net=pod", "--vnc-open", "--vnc-listen=:5901"]);
+    assert!(warnings[0].starts_with("the screen on [::]:5901 cannot be reached"), "{warnings:?}");
+    let container = Place::new(true).run(&["@base.qcow2"]).unwrap();
+    assert!(container.vnc.unwrap().required, "nobody else has that port in a pod");
+}
+
+#[test]
+fn mistakes_about_the_screen() {
+    let place = Place::new(false);
+    place.write("password");
+    std::fs::write(place.path("empty"), "\nx").unwrap();
+    for (args, part) in [
+        (&["--vnc-listen=:5901"][..], "--vnc-listen: `:5901` lets everybody in, since there is no"),
+        (
+            &["--vnc-listen=0.0.0.0"],
+            "set VNC_PASSWORD or VNC_PASSWORD_FILE, or say with --vnc-open",
+        ),
+        (
+            &["--vnc-listen=localhost:5900"],
+            "`localhost:5900` is not an address of this host; write",
+        ),
+        (&["--vnc-password="], "--vnc-password: the password is empty; give one, or leave it away"),
+        (&["--vnc-password-file=@none"], "--vnc-password-file: cannot read @none: No such file"),
+        (&["--vnc-password-file=@empty"], "cannot read @empty: its first line is empty; name"),
+        (&["--vnc-password=x", "--vnc-password-file=@password"], "both give the screen's password"),
+        (&["--vnc-view-password-file=@password"], "and none for those who may do everything; set"),
+        (&["--vnc-tls-cert=@base.qcow2"], "is a certificate without its key; give --vnc-tls-key"),
+        (&["--vnc-tls-key=@base.qcow2"], "is a key without its certificate; give --vnc-tls-cert"),
+        (
+            &["--vnc-tls-cert=@base.qcow2", "--vnc-tls-key=@base.qcow2"],
+            "--vnc-tls-cert: @base.qcow2 cannot be read as a certificate; name a PEM file",
+        ),
+        (&["--display=1366x768"], "--display: `1366x768` is not a size that the display can have"),
+    ] {
+        let args: Vec<String> = ["@base.qcow2"]
+            .iter()
+            .chain(args)
+            .map(|arg| match arg.split_once("=@") {
+                Some((flag, name)) => format!("{flag}={}", place.path(name)),
+                None => (*arg).to_owned(),
+            })
+            .collect();
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        let told = place.mistake(&args);
+        assert!(told.contains(part), "{args:?}: {told}");
+    }
 }

@@ -143,7 +143,7 @@ fn certificates(path: &Path) -> io::Result<Vec<Certificate<'static>>> {
 
 /// What graviola needs and this processor has not (graviola's README, "Limitations"); without
 /// looking first, it would panic.
-fn missing_features() -> Vec<&'static str> {
+pub fn missing_features() -> Vec<&'static str> {
     let features = [
         ("AES", std::arch::is_x86_feature_detected!("aes")),
         ("PCLMULQDQ", std::arch::is_x86_feature_detected!("pclmulqdq")),

@@ -15,7 +15,7 @@ mod bytes;
 mod checksum;
 pub mod counters;
 mod frame;
-mod limit;
+pub mod limit;
 mod neighbour;
 pub mod server;
 mod v4;

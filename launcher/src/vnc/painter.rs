@@ -1,0 +1,171 @@
+//! What the thread `screen` does: pictures, and whose damage they are. Time is passed in.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
+
+use devices::display::{Damage, Picture};
+
+use super::hub::{Look, Seat, Shared, Which, fit};
+
+/// From one picture to the next while something happens: at most 30 a second.
+const LIVELY: Duration = Duration::from_millis(34);
+/// And while nothing does, though somebody would see it.
+const QUIET: Duration = Duration::from_millis(100);
+/// How long after the last change, or the last key, something still happens.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// Paints for a hub.
+pub(super) struct Painter {
+    shared: Arc<Shared>,
+    /// Which of the screens know that they are watched: the display, the terminal.
+    watched: [bool; 2],
+    /// The display has shown a pixel that is not black.
+    has_shown: bool,
+    last_round: Option<Instant>,
+    last_change: Option<Instant>,
+}
+
+impl Painter {
+    pub(super) fn new(shared: Arc<Shared>) -> Painter {
+        Painter {
+            shared,
+            watched: [false; 2],
+            has_shown: false,
+            last_round: None,
+            last_change: None,
+        }
+    }
+
+    pub(super) fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
+    /// Whether anybody waits for a picture, or the screens have to hear that nobody is there.
+    pub(super) fn is_wanted(&self) -> bool {
+        let seats = self.shared.seats();
+        match seats.is_empty() {
+            true => self.watched.contains(&true),
+            false => seats.iter().any(|seat| seat.asks()),
+        }
+    }
+
+    /// When the next picture may be made, should something be about to change.
+    pub(super) fn hurry(&mut self) -> Instant {
+        let now = Instant::now();
+        if self.shared.poked.swap(false, Ordering::AcqRel) {
+            self.last_change = Some(now);
+        }
+        let lively = self.is_lively(now);
+        let pace = if lively { LIVELY } else { QUIET };
+        self.last_round.and_then(|last| last.checked_add(pace)).unwrap_or(now)
+    }
+
+    /// Paints what is looked at, and answers how long it is until the next time.
+    pub(super) fn round(&mut self, now: Instant) -> Duration {
+        self.last_round = Some(now);
+        let seats = self.shared.seats().clone();
+        let looks: Vec<Look> = seats.iter().map(|seat| seat.state().look).collect();
+        let any = |look: Look| looks.contains(&look);
+        self.watch(Which::Display, any(Look::Auto) || any(Look::At(Which::Display)));
+        let mut changed = self.paint(Which::Display, &seats);
+        let choice = self.choose();
+        let terminal = any(Look::Auto) && choice == Which::Terminal;
+        self.watch(Which::Terminal, terminal || any(Look::At(Which::Terminal)));
+        for (seat, look) in seats.iter().zip(looks) {
+            let which = match look {
+                Look::Auto => choice,
+                Look::At(which) => which,
+            };
+            let mut state = seat.state();
+            if state.shown != which {
+                // Damage of another size: the whole picture counts, however large it is.
+                state.damage = Damage::new(1, 1);
+                state.damage.add_all();
+                state.shown = which;
+            }
+        }
+        changed |= self.paint(Which::Terminal, &seats);
+        let news = self.look_at_leds();
+        for seat in &seats {
+            seat.answer(news);
+        }
+        if changed || news {
+            self.last_change = Some(now);
+        }
+        if self.is_lively(now) { LIVELY } else { QUIET }
+    }
+
+    /// Nobody watches any more.
+    pub(super) fn end(mut self) {
+        self.watch(Which::Display, false);
+        self.watch(Which::Terminal, false);
+    }
+
+    fn is_lively(&self, now: Instant) -> bool {
+        self.last_change.is_some_and(|last| now.saturating_duration_since(last) < LINGER)
+    }
+
+    /// Tells a screen whether somebody watches, if that has changed.
+    fn watch(&mut self, which: Which, watched: bool) {
+        let [display, terminal] = &mut self.watched;
+        let known = match which {
+            Which::Display => display,
+            Which::Terminal => terminal,
+        };
+        if *known != watched {
+            *known = watched;
+            if let Some(screen) = &self.shared.channel(which).screen {
+                screen.watch(watched);
+            }
+        }
+    }
+
+    /// Paints a screen if it is watched, and answers whether anything has changed.
+    fn paint(&mut self, which: Which, seats: &[Arc<Seat>]) -> bool {
+        let channel = self.shared.channel(which);
+        let [display, terminal] = self.watched;
+        let watched = if which == Which::Display { display } else { terminal };
+        let (true, Some(screen)) = (watched, &channel.screen) else { return false };
+        let mut picture = channel.picture.write().unwrap_or_else(PoisonError::into_inner);
+        let mut damage = Damage::new(picture.width(), picture.height());
+        screen.paint(&mut picture, &mut damage);
+        fit(&mut damage, &picture);
+        if damage.is_empty() {
+            return false;
+        }
+        for seat in seats {
+            let mut state = seat.state();
+            if state.shown == which {
+                fit(&mut state.damage, &picture);
+                state.damage.merge(&damage);
+            }
+        }
+        if which == Which::Display && !self.has_shown {
+            self.has_shown = !is_black(&picture);
+        }
+        true
+    }
+
+    /// Which screen has something to show.
+    fn choose(&self) -> Which {
+        let desk = &self.shared.desk;
+        let printed = desk.terminal.as_ref().is_some_and(|terminal| terminal.has_printed());
+        match (&desk.display, &desk.terminal) {
+            (None, Some(_)) => Which::Terminal,
+            (Some(_), Some(_)) if !self.has_shown && printed => Which::Terminal,
+            _ => Which::Display,
+        }
+    }
+
+    /// Whether the guest has switched lights.
+    fn look_at_leds(&self) -> bool {
+        let Some(input) = &self.shared.desk.input else { return false };
+        let leds = input.leds().bits();
+        self.shared.leds.swap(leds, Ordering::AcqRel) != leds
+    }
+}
+
+fn is_black(picture: &Picture) -> bool {
+    (0..picture.height()).all(|y| picture.row(y).iter().all(|pixel| *pixel == 0))
+}
