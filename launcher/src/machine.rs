@@ -50,14 +50,21 @@ impl Control for MachineHandle {
     }
 }
 
-/// A running machine.
-pub struct Started {
-    /// The way in.
-    pub control: Arc<dyn Control>,
+/// What somebody sees of a machine, and what they do it with.
+#[derive(Default)]
+pub struct Face {
     /// Its display.
     pub screen: Option<Arc<dyn Screen>>,
     /// Its keyboard and pointer.
     pub input: Option<Arc<dyn InputSink>>,
+}
+
+/// A running machine.
+pub struct Started {
+    /// The way in.
+    pub control: Arc<dyn Control>,
+    /// What somebody sees of it.
+    pub face: Face,
     /// Returns when the machine has ended, its disks flushed and its threads joined.
     pub wait: Box<dyn FnOnce() -> MachineEnd + Send>,
 }
@@ -69,12 +76,11 @@ pub struct Started {
 pub fn start_machine(config: MachineConfig) -> Result<Started, StartError> {
     let machine = Machine::start(config)?;
     let handle = machine.handle();
-    let (screen, input) = seen(&handle);
-    let control = Arc::new(handle);
-    Ok(Started { control, screen, input, wait: Box::new(move || machine.wait()) })
+    let face = face(&handle);
+    Ok(Started { control: Arc::new(handle), face, wait: Box::new(move || machine.wait()) })
 }
 
-/// What somebody sees of a machine, and what they do it with. No machine has a display yet.
-fn seen(_machine: &MachineHandle) -> (Option<Arc<dyn Screen>>, Option<Arc<dyn InputSink>>) {
-    (None, None)
+/// The machine's face. No machine has a display yet.
+fn face(_machine: &MachineHandle) -> Face {
+    Face::default()
 }

@@ -78,9 +78,9 @@ impl Prepared {
     pub fn serve(self, name: &str, machine: &Started) -> Option<Screen> {
         let desk = Desk {
             name: name.to_owned(),
-            display: machine.screen.clone(),
+            display: machine.face.screen.clone(),
             terminal: None,
-            input: machine.input.clone(),
+            input: machine.face.input.clone(),
         };
         match self.start(desk) {
             Ok(screen) => Some(screen),

@@ -466,7 +466,7 @@ mod tests {
         for (bytes, error) in [
             (&[1][..], ProtocolError::Message(1)),
             (&[7], ProtocolError::Message(7)),
-            (&[b'G', b'E', b'T'], ProtocolError::Message(b'G')),
+            (b"GET", ProtocolError::Message(b'G')),
             (&[255, 1], ProtocolError::Qemu(1)),
             (&[248, 0, 0, 0, 0, 0, 0, 0, 65], ProtocolError::Fence(65)),
         ] {
