@@ -6,20 +6,29 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use devices::display::Picture;
 use vmm::config::MachineConfig;
 
 use crate::api::control::{Control as ControlSocket, Served};
 use crate::api::status::{DiskStatus, NicStatus, Status};
-use crate::api::{Api, Health, Machine, Parts, Power, place};
+use crate::api::auth::{self, Passwords};
+use crate::api::{Api, Health, Machine, Parts, Power, Shutter, place};
 use crate::config::{Plan, show_mac};
 use crate::console::SerialConsole;
 use crate::exit;
 use crate::failure::{Failure, sentence};
-use crate::machine::Control;
+use crate::machine::{Control, Face};
 use crate::nic::Network;
 use crate::ready::{self, Readiness};
+use crate::screen::{self, Prepared, Screen};
+use crate::serial_screen::line::SerialLine;
+use crate::server::guard::{self, Guard};
+use crate::vnc::hub::Hub;
+
+/// How long a picture may take to be painted.
+const PAINTER_PATIENCE: Duration = Duration::from_secs(10);
 
 /// What does not change while the machine runs.
 pub struct Facts {
@@ -97,23 +106,42 @@ pub struct Outside<'a> {
     pub stopping: Arc<AtomicBool>,
 }
 
-/// Serves the interface. Nothing is in the way of the machine if that cannot be.
-pub fn open(socket: Option<ControlSocket>, outside: Outside<'_>) -> Option<Served> {
-    let socket = socket?;
-    let path: PathBuf = socket.path().to_owned();
-    match serve(socket, outside) {
-        Ok(served) => {
-            log::info!("control socket {}", path.display());
-            Some(served)
-        }
+/// What is served of a machine. Dropping it ends that.
+pub struct Shown {
+    _screen: Option<Screen>,
+    _socket: Option<Served>,
+}
+
+/// Serves what can be of a machine with this face: through the control socket, and on the screen's
+/// port. Nothing is in the way of the machine if something cannot.
+pub fn show(
+    outside: Outside<'_>,
+    face: &Face,
+    (socket, port): (Option<ControlSocket>, Option<Prepared>),
+) -> Shown {
+    let hub = SerialLine::new(outside.console.history(), Arc::clone(&outside.control))
+        .and_then(|line| screen::hub(&outside.plan.name, face, line))
+        .inspect_err(|error| log::error!("nobody can see the screen: {error}"));
+    let hub = hub.ok().map(Arc::new);
+    let api = match api(outside, hub.clone(), port.as_ref()) {
+        Ok(api) => api,
         Err(error) => {
-            log::error!("the control socket is not served: {error}");
-            None
+            log::error!("nobody can ask for this machine's state: {error}");
+            return Shown { _screen: None, _socket: None };
         }
+    };
+    Shown {
+        _socket: socket.and_then(|socket| open(socket, Arc::clone(&api))),
+        _screen: port.zip(hub).and_then(|(port, hub)| port.serve(hub, api)),
     }
 }
 
-fn serve(socket: ControlSocket, outside: Outside<'_>) -> io::Result<Served> {
+/// The interface, for the control socket and the network.
+fn api(
+    outside: Outside<'_>,
+    hub: Option<Arc<Hub>>,
+    screen: Option<&Prepared>,
+) -> io::Result<Arc<Api>> {
     let Outside { plan, facts, console, control, off, stopping } = outside;
     let Facts { disks, nics, network } = facts;
     let running = Arc::new(Running {
@@ -136,16 +164,57 @@ fn serve(socket: ControlSocket, outside: Outside<'_>) -> io::Result<Served> {
         control,
         off,
         stopping,
+        viewers: hub.clone().filter(|_| screen.is_some()),
     });
+    let viewers = screen.zip(hub.as_ref()).map(|(screen, hub)| screen.viewers(hub));
     let parts = Parts {
         machine: running.clone(),
         health: running,
         console: Arc::clone(console.history()),
-        shutter: None,
-        viewers: None,
-        passwords: None,
+        shutter: hub.map(shutter),
+        viewers,
+        passwords: screen.map(|screen| screen.guard() as Arc<dyn Passwords>),
     };
-    socket.serve(Arc::new(Api::new(parts, &plan.web_root)?))
+    Ok(Arc::new(Api::new(parts, &plan.web_root)?))
+}
+
+/// Takes pictures of what `hub` shows.
+fn shutter(hub: Arc<Hub>) -> Shutter {
+    Box::new(move || {
+        hub.picture(PAINTER_PATIENCE).unwrap_or_else(|error| {
+            log::warn!("no picture of the screen was taken: {error}");
+            Picture::default()
+        })
+    })
+}
+
+impl Passwords for Guard {
+    fn needed(&self) -> bool {
+        self.asks()
+    }
+
+    fn judge(&self, from: IpAddr, guess: &[u8]) -> auth::Verdict {
+        match Guard::judge(self, from, Instant::now(), guess, <[u8]>::to_vec) {
+            guard::Verdict::Admitted(access) => auth::Verdict::Right(access),
+            guard::Verdict::Wrong => auth::Verdict::Wrong,
+            guard::Verdict::TooMany(wait) => auth::Verdict::Later(wait),
+        }
+    }
+}
+
+/// Serves the control socket.
+fn open(socket: ControlSocket, api: Arc<Api>) -> Option<Served> {
+    let path: PathBuf = socket.path().to_owned();
+    match socket.serve(api) {
+        Ok(served) => {
+            log::info!("control socket {}", path.display());
+            Some(served)
+        }
+        Err(error) => {
+            log::error!("the control socket is not served: {error}");
+            None
+        }
+    }
 }
 
 /// A machine that runs.
@@ -157,13 +226,21 @@ struct Running {
     control: Arc<dyn Control>,
     off: Box<dyn Fn() + Send + Sync>,
     stopping: Arc<AtomicBool>,
+    /// Who counts the viewers, where the screen is served.
+    viewers: Option<Arc<Hub>>,
 }
 
 impl Machine for Running {
     fn status(&self) -> Status {
         let mut status = self.status.clone();
         let stopping = self.stopping.load(Ordering::Relaxed);
-        status.state = if stopping { "stopping" } else { "running" }.to_owned();
+        status.state = match self.control.paused() {
+            _ if stopping => "stopping".to_owned(),
+            Some(why) => format!("paused: {why}"),
+            None => "running".to_owned(),
+        };
+        let viewers = |hub: &Arc<Hub>| u32::try_from(hub.viewers()).unwrap_or(u32::MAX);
+        status.vnc_viewers = self.viewers.as_ref().map(viewers);
         status.uptime_s = self.started.elapsed().as_secs();
         let leased: Vec<String> = self.readiness.leased().iter().map(IpAddr::to_string).collect();
         for nic in &mut status.nics {
@@ -244,6 +321,10 @@ mod tests {
         fn console_input(&self, bytes: &[u8]) -> usize {
             bytes.len()
         }
+
+        fn paused(&self) -> Option<String> {
+            None
+        }
     }
 
     fn plan(dir: &Path) -> Plan {
@@ -272,8 +353,9 @@ mod tests {
         let mut stream = UnixStream::connect(path).unwrap();
         let request = format!("{request}Host: x\r\nConnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).unwrap();
+        let answer = String::from_utf8_lossy(&answer);
         let (head, body) = answer.split_once("\r\n\r\n").unwrap();
         (head[9..12].parse().unwrap(), body.to_owned())
     }
@@ -297,7 +379,7 @@ mod tests {
             off: Box::new(move || off.press("off")),
             stopping: Arc::clone(&stopping),
         };
-        let served = open(socket, outside).expect("a thread can be had");
+        let served = show(outside, &Face::default(), (socket, None));
 
         assert_eq!(ask(&path, "GET /healthz HTTP/1.1\r\n"), (200, "ok\n".to_owned()));
         let line = "cloud-init: cloud-init has not finished\n".to_owned();
@@ -312,7 +394,8 @@ mod tests {
         while ask(&path, "GET /readyz HTTP/1.1\r\n").0 != 200 {
             std::thread::yield_now();
         }
-        assert_eq!(ask(&path, "GET /screenshot.png HTTP/1.1\r\n").0, 404);
+        // Without a display, the console.
+        assert_eq!(ask(&path, "GET /screenshot.png HTTP/1.1\r\n").0, 200);
 
         let press = |word: &str| {
             let length = word.len();

@@ -30,6 +30,8 @@ pub trait Control: Send + Sync {
     fn stop(&self) -> Result<(), Refused>;
     /// Offers input to the serial console; answers how many bytes it took.
     fn console_input(&self, bytes: &[u8]) -> usize;
+    /// Why the guest does not run although nobody has stopped it; `None`: it runs.
+    fn paused(&self) -> Option<String>;
 }
 
 impl Control for MachineHandle {
@@ -47,6 +49,10 @@ impl Control for MachineHandle {
 
     fn console_input(&self, bytes: &[u8]) -> usize {
         MachineHandle::console_input(self, bytes)
+    }
+
+    fn paused(&self) -> Option<String> {
+        self.status().paused.map(|pause| pause.to_string())
     }
 }
 
@@ -76,11 +82,6 @@ pub struct Started {
 pub fn start_machine(config: MachineConfig) -> Result<Started, StartError> {
     let machine = Machine::start(config)?;
     let handle = machine.handle();
-    let face = face(&handle);
+    let face = Face { screen: handle.screen(), input: handle.input() };
     Ok(Started { control: Arc::new(handle), face, wait: Box::new(move || machine.wait()) })
-}
-
-/// The machine's face. No machine has a display yet.
-fn face(_machine: &MachineHandle) -> Face {
-    Face::default()
 }

@@ -16,7 +16,8 @@ use std::thread::Builder;
 use std::time::{Duration, Instant};
 
 use vmm::config::{
-    BootConfig, DiskConfig, DiskEngine, DiskLimits, Identity as BoardIdentity, MachineConfig,
+    BootConfig, DiskConfig, DiskEngine, DiskLimits, DisplayConfig, Identity as BoardIdentity,
+    MachineConfig,
 };
 
 use crate::args::RunArgs;
@@ -109,25 +110,21 @@ fn live(plan: &Plan, console: &Arc<SerialConsole>, signals: Signals) -> Result<E
     let started = start_machine(config).map_err(|e| error(&e))?;
     created.keep();
     log::info!("{} is running", plan.name);
-    let screen = screen.and_then(|screen| screen.serve(&plan.name, &started));
     // The waiter is there: it does nothing but receive this.
     drop(waiter.send(started.wait));
     let stopping = Arc::new(AtomicBool::new(false));
-    let served = interface::open(
-        socket,
-        Outside {
-            plan,
-            facts,
-            console,
-            control: Arc::clone(&started.control),
-            off: stop_at_once(&tell),
-            stopping: Arc::clone(&stopping),
-        },
-    );
+    let outside = Outside {
+        plan,
+        facts,
+        console,
+        control: Arc::clone(&started.control),
+        off: stop_at_once(&tell),
+        stopping: Arc::clone(&stopping),
+    };
+    let shown = interface::show(outside, &started.face, (socket, screen));
     let ending = serve(&started.control, plan, tell, (&events, &stopping));
-    drop(served);
+    drop(shown);
     drop(watch);
-    drop(screen);
     // As it was found, now that nobody uses it any more.
     drop(network);
     Ok(ending)
@@ -168,7 +165,11 @@ fn prepare(plan: &Plan, console: &Arc<SerialConsole>, signals: &Signals) -> Resu
         boot: boot(&plan.boot),
         disks: disks.disks,
         nics: nic.into_iter().collect(),
-        display: None,
+        // Nobody would see it without: a guest draws faster on none.
+        display: plan.vnc.as_ref().map(|_| DisplayConfig {
+            width: plan.display.width.into(),
+            height: plan.display.height.into(),
+        }),
         console: console.clone(),
         identity: BoardIdentity {
             uuid: disks.identity.uuid.into_bytes(),
@@ -433,6 +434,10 @@ mod tests {
 
         fn console_input(&self, bytes: &[u8]) -> usize {
             bytes.len()
+        }
+
+        fn paused(&self) -> Option<String> {
+            None
         }
     }
 

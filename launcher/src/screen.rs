@@ -1,19 +1,24 @@
 //! The screen on its port: made ready before the machine, served while it runs.
 //!
 //! [`prepare`] listens, so that a port that cannot be had is known before anything is made; whoever
-//! connects waits until [`Prepared::serve`] has something to show. Both run on the main thread.
+//! connects waits until [`Prepared::serve`] has something to show: what the [`hub`] has for viewers, and
+//! the page and its like from the [`api`](crate::api). All run on the main thread.
 
 use std::error::Error;
-use std::io::{self, Write};
-use std::net::TcpListener;
+use std::io;
+use std::net::{Ipv4Addr, TcpListener};
 use std::sync::Arc;
 use std::time::Instant;
 
+use crate::api::origin::Origin;
+use crate::api::{self, Api, Guest, Viewers};
 use crate::config::{Plan, Vnc};
 use crate::exit;
 use crate::failure::{Failure, sentence};
-use crate::machine::Started;
+use crate::machine::Face;
+use crate::serial_screen::line::SerialLine;
 use crate::server::address::listeners;
+use crate::server::gate::Gate;
 use crate::server::guard::Guard;
 use crate::server::tls::Certificate;
 use crate::server::{Caller, Server, Services};
@@ -23,14 +28,14 @@ use crate::vnc::hub::{Desk, Hub};
 /// A port that is listened on, and who may come in.
 pub struct Prepared {
     listeners: Vec<TcpListener>,
-    door: Door,
+    door: Arc<Door>,
+    gate: Gate,
 }
 
-/// A screen that is served. Dropping it sends every viewer away.
+/// A port that is served. Dropping it sends everybody away.
 pub struct Screen {
-    /// Goes first: its connections use the hub.
+    api: Arc<Api>,
     _server: Server,
-    _hub: Arc<Hub>,
 }
 
 /// Listens, as `plan` has it; `None`: there is to be no screen, or its port is somebody else's and
@@ -62,7 +67,8 @@ pub fn prepare(plan: &Plan) -> Result<Option<Prepared>, Failure> {
     };
     log::info!("the screen is on {}, {guarded}", addresses.join(" and "));
     let guard = Arc::new(Guard::new(vnc.passwords.clone(), Instant::now()));
-    Ok(Some(Prepared { listeners, door: Door { guard, certificate } }))
+    let door = Arc::new(Door { guard, certificate });
+    Ok(Some(Prepared { listeners, door, gate: Gate::new(Instant::now()) }))
 }
 
 fn certificate(vnc: &Vnc) -> Result<Option<Arc<Certificate>>, crate::server::tls::TlsError> {
@@ -73,17 +79,31 @@ fn certificate(vnc: &Vnc) -> Result<Option<Arc<Certificate>>, crate::server::tls
 }
 
 impl Prepared {
-    /// Serves a machine called `name`. The machine runs by now, so it goes on without a screen if
-    /// there can be none.
-    pub fn serve(self, name: &str, machine: &Started) -> Option<Screen> {
-        let desk = Desk {
-            name: name.to_owned(),
-            display: machine.face.screen.clone(),
-            terminal: None,
-            input: machine.face.input.clone(),
-        };
-        match self.start(desk) {
-            Ok(screen) => Some(screen),
+    /// The passwords.
+    pub fn guard(&self) -> Arc<Guard> {
+        Arc::clone(&self.door.guard)
+    }
+
+    /// Who serves those that come by the page.
+    pub fn viewers(&self, hub: &Arc<Hub>) -> Viewers {
+        let (hub, door, gate) = (Arc::clone(hub), Arc::clone(&self.door), self.gate.clone());
+        Box::new(move |guest: Guest| {
+            let Guest { stream, access, from, stop } = guest;
+            let from = match from {
+                Origin::Network(address) => address,
+                Origin::Control => Ipv4Addr::LOCALHOST.into(),
+            };
+            // One that is too many is closed, as on the port itself.
+            let Some(ticket) = gate.enter(from) else { return };
+            let visit = Visit { from, private: true, access: Some(access), stop, ticket };
+            serve(stream, Vec::new(), visit, &hub, &door);
+        })
+    }
+
+    /// Serves the port. The machine runs by now, so it goes on without if that cannot be.
+    pub fn serve(self, hub: Arc<Hub>, api: Arc<Api>) -> Option<Screen> {
+        match self.start(hub, &api) {
+            Ok(server) => Some(Screen { api, _server: server }),
             Err(error) => {
                 log::error!("there is no screen: its threads cannot be started ({error})");
                 None
@@ -91,31 +111,40 @@ impl Prepared {
         }
     }
 
-    fn start(self, desk: Desk) -> io::Result<Screen> {
-        let hub = Arc::new(Hub::start(desk)?);
+    fn start(self, hub: Arc<Hub>, api: &Arc<Api>) -> io::Result<Server> {
         let certificate = self.door.certificate.clone();
-        let (door, shown) = (self.door, Arc::clone(&hub));
+        let door = self.door;
         let rfb = Box::new(move |caller: Caller| {
             let Caller { stream, first, from, private, stop, ticket } = caller;
-            serve(
-                stream,
-                first,
-                Visit { from, private, access: None, stop, ticket },
-                &shown,
-                &door,
-            );
+            let visit = Visit { from, private, access: None, stop, ticket };
+            serve(stream, first, visit, &hub, &door);
         });
-        let services = Services { rfb, http: Box::new(no_page), certificate };
-        let server = Server::start(self.listeners, services)?;
-        Ok(Screen { _server: server, _hub: hub })
+        let api = Arc::clone(api);
+        let http = Box::new(move |caller: Caller| {
+            let Caller { stream, first, from, ticket, .. } = caller;
+            api::serve(stream, first, Origin::Network(from), &api);
+            drop(ticket);
+        });
+        Server::start(self.listeners, Services { rfb, http, certificate }, self.gate)
     }
 }
 
-/// Tells a browser that there is nothing for it.
-fn no_page(mut caller: Caller) {
-    let body = "this port has a screen for VNC viewers, and no page\n";
-    let head = "HTTP/1.1 404 Not Found\r\nContent-Type: text/plain\r\nConnection: close\r\n";
-    let answer = format!("{head}Content-Length: {}\r\n\r\n{body}", body.len());
-    // Whoever does not take so little at once does without.
-    let _ = caller.stream.write(answer.as_bytes()).and_then(|_| caller.stream.flush());
+impl Drop for Screen {
+    fn drop(&mut self) {
+        // The server waits for its connections, and those that speak HTTP hear of the end by this.
+        self.api.close();
+    }
+}
+
+/// What there is to be seen of a machine called `name`: its face, and its console as a terminal.
+///
+/// # Errors
+/// There is no descriptor or thread left.
+pub fn hub(name: &str, face: &Face, line: SerialLine) -> io::Result<Hub> {
+    Hub::start(Desk {
+        name: name.to_owned(),
+        display: face.screen.clone(),
+        terminal: Some(Arc::new(line)),
+        input: face.input.clone(),
+    })
 }

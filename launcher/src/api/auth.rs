@@ -12,15 +12,7 @@ use data_encoding::BASE64;
 
 use super::http::{Request, Response};
 use super::origin::Origin;
-
-/// What somebody may do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Access {
-    /// Everything.
-    Full,
-    /// Look on.
-    View,
-}
+use crate::server::passwords::Access;
 
 /// What a password is worth.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

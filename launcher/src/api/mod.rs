@@ -7,17 +7,14 @@
 //! screen or the serial [`console`]. The caller is the listener on TCP port 5900, or [`control`], the
 //! socket of this host.
 //!
-//! What stands behind it are traits and closures: [`Machine`], [`Health`], [`Viewers`]. Left out: a
-//! listener on TCP, TLS, RFB, `/metrics`.
+//! What stands behind it are traits and closures: [`Machine`], [`Health`], [`Viewers`]. Left out:
+//! `/metrics`.
 
-// The listener on TCP brings the passwords and the network.
-#[allow(dead_code)]
 pub mod auth;
 mod connection;
 mod console;
 pub mod control;
 pub mod http;
-#[allow(dead_code)]
 pub mod origin;
 mod page;
 pub mod place;
@@ -35,8 +32,9 @@ use devices::display::Picture;
 use devices::event::Event;
 
 use crate::history::History;
+use crate::server::passwords::Access;
 use crate::server::stream::Stream;
-use auth::{Access, Passwords};
+use auth::Passwords;
 use connection::{Connection, Missing, Patience};
 pub use console::UPGRADE as CONSOLE_UPGRADE;
 use origin::Origin;
@@ -101,8 +99,20 @@ pub trait Health: Send + Sync {
 
 /// Takes a picture of the screen now.
 pub type Shutter = Box<dyn Fn() -> Picture + Send + Sync>;
-/// Serves RFB on a connection, to its end, for somebody with this access.
-pub type Viewers = Box<dyn Fn(Box<dyn Stream>, Access) + Send + Sync>;
+/// Somebody who wants to see the screen, and has been let in.
+pub struct Guest {
+    /// The connection, which speaks RFB.
+    pub stream: Box<dyn Stream>,
+    /// What they may do.
+    pub access: Access,
+    /// Where they come from.
+    pub from: Origin,
+    /// Signalled, and never taken back, when everything ends.
+    pub stop: Event,
+}
+
+/// Serves RFB on a connection, to its end.
+pub type Viewers = Box<dyn Fn(Guest) + Send + Sync>;
 
 /// What stands behind the interface.
 pub struct Parts {

@@ -5,13 +5,14 @@
 
 use std::sync::PoisonError;
 
-use super::auth::{self, Access};
+use super::auth;
 use super::console::{self, Console};
 use super::http::{Method, Refusal, Request, Response};
 use super::origin::{Origin, own_host, same_site};
 use super::websocket::{self, Content, Socket};
-use super::{Api, CONSOLES_MAX, Power, Seat, page, screenshot};
+use super::{Api, CONSOLES_MAX, Guest, Power, Seat, page, screenshot};
 use crate::history::HISTORY;
+use crate::server::passwords::Access;
 use crate::server::stream::Stream;
 
 const JSON: &str = "application/json";
@@ -33,7 +34,7 @@ impl From<Response> for Answer<'_> {
 /// What a connection becomes.
 pub enum Upgrade<'a> {
     /// RFB in a WebSocket.
-    Screen(Access),
+    Screen(Access, Origin),
     /// The serial console, in a WebSocket.
     Console(Access, Content, Seat<'a>),
     /// The serial console, as plain bytes.
@@ -46,7 +47,7 @@ pub fn answer<'a>(request: &Request, body: &[u8], from: Origin, api: &'a Api) ->
         return response.into();
     }
     match permit(request, from, api) {
-        Ok(access) => route(request, body, access, api),
+        Ok(access) => route((request, body), access, from, api),
         Err(response) => Answer::Response(*response),
     }
 }
@@ -84,10 +85,15 @@ fn permit(request: &Request, from: Origin, api: &Api) -> Result<Access, Box<Resp
     auth::access(request, from, passwords)
 }
 
-fn route<'a>(request: &Request, body: &[u8], access: Access, api: &'a Api) -> Answer<'a> {
+fn route<'a>(
+    (request, body): (&Request, &[u8]),
+    access: Access,
+    from: Origin,
+    api: &'a Api,
+) -> Answer<'a> {
     let upgrade = request.method == Method::Get && request.field("upgrade").is_some();
     match (request.method, request.path.as_str()) {
-        (Method::Get, "/" | "/websockify") if upgrade => screen(request, access, api),
+        (Method::Get, "/" | "/websockify") if upgrade => screen(request, access, from, api),
         (Method::Get, "/console") if upgrade => console(request, access, api),
         (Method::Post, "/power") => power(body, access, api).into(),
         (_, "/power") => only("POST").into(),
@@ -111,7 +117,7 @@ fn only(methods: &str) -> Response {
     Response::line(405, format!("this takes {methods} only")).with("Allow", methods)
 }
 
-fn screen<'a>(request: &Request, access: Access, api: &'a Api) -> Answer<'a> {
+fn screen<'a>(request: &Request, access: Access, from: Origin, api: &'a Api) -> Answer<'a> {
     if api.parts.viewers.is_none() {
         return Response::line(404, "this machine has no VNC server").into();
     }
@@ -119,7 +125,7 @@ fn screen<'a>(request: &Request, access: Access, api: &'a Api) -> Answer<'a> {
         return Response::line(400, "this can become a WebSocket only").into();
     }
     match websocket::handshake(request) {
-        Ok(response) => Answer::Upgrade(response, Upgrade::Screen(access)),
+        Ok(response) => Answer::Upgrade(response, Upgrade::Screen(access, from)),
         Err(response) => Answer::Response(*response),
     }
 }
@@ -186,9 +192,10 @@ impl Upgrade<'_> {
     /// Serves the connection to its end; `first` of it has been read already.
     pub fn serve(self, stream: Box<dyn Stream>, first: Vec<u8>, api: &Api) {
         match self {
-            Self::Screen(access) => {
+            Self::Screen(access, from) => {
                 if let Some(viewers) = &api.parts.viewers {
-                    viewers(Box::new(Socket::new(stream, first, Content::Binary)), access);
+                    let stream = Box::new(Socket::new(stream, first, Content::Binary));
+                    viewers(Guest { stream, access, from, stop: api.stop.clone() });
                 }
             }
             Self::Console(access, content, seat) => {

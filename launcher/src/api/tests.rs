@@ -62,7 +62,8 @@ struct Room {
 }
 
 /// Answers every message with itself, and says who it is for.
-fn echo(mut stream: Box<dyn Stream>, access: Access) {
+fn echo(guest: Guest) {
+    let Guest { mut stream, access, .. } = guest;
     let mut greeting = format!("{access:?} ").into_bytes();
     let mut buffer = [0; 256];
     loop {

@@ -10,9 +10,9 @@
 //! for a moment only: the painter copies the characters and paints afterwards.
 
 pub mod colours;
-pub mod glyph;
 pub mod grid;
 pub mod keys;
+pub mod line;
 pub mod paint;
 pub mod terminal;
 

@@ -1,8 +1,9 @@
 //! A terminal's picture. Only pixels that have another colour now are painted, and count.
 
+use devices::display::font::{Glyph, HEIGHT, WIDTH, glyph};
 use devices::display::{Damage, Picture, Rect};
 
-use super::glyph::{Glyph, HEIGHT, WIDTH, glyph};
+
 use super::grid::{Cell, Grid, Look};
 
 /// The row of pixels that an underline is in, and the one that strikes through.

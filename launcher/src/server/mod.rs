@@ -81,18 +81,22 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts to accept.
+    /// Starts to accept those whom `gate` lets through.
     ///
     /// # Errors
     /// There is no descriptor or thread left.
-    pub fn start(listeners: Vec<TcpListener>, services: Services) -> io::Result<Server> {
+    pub fn start(
+        listeners: Vec<TcpListener>,
+        services: Services,
+        gate: Gate,
+    ) -> io::Result<Server> {
         for listener in &listeners {
             listener.set_nonblocking(true)?;
         }
         let reception = Reception {
             listeners,
             services: Arc::new(services),
-            gate: Gate::new(Instant::now()),
+            gate,
             ended: Event::new()?,
             threads: Vec::new(),
             number: 0,

@@ -21,7 +21,7 @@ fn server(certificate: Option<Arc<Certificate>>) -> (Server, SocketAddr) {
         })
     };
     let services = Services { rfb: service("rfb"), http: service("http"), certificate };
-    (Server::start(vec![listener], services).unwrap(), address)
+    (Server::start(vec![listener], services, Gate::new(Instant::now())).unwrap(), address)
 }
 
 fn connect(address: SocketAddr) -> TcpStream {

@@ -63,7 +63,7 @@ impl House {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let services = Services { rfb, http: Box::new(drop), certificate };
-        let server = Server::start(vec![listener], services).unwrap();
+        let server = Server::start(vec![listener], services, Gate::new(Instant::now())).unwrap();
         House { board, input, address, hub, guard, _server: server }
     }
 

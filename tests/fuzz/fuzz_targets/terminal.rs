@@ -8,7 +8,6 @@
 #[allow(dead_code)]
 mod serial_screen {
     pub mod colours;
-    pub mod glyph;
     pub mod grid;
     pub mod paint;
     pub mod terminal;
