@@ -19,7 +19,8 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use vmm::config::{DiskEngine, DiskLimits, MAX_CPUS};
+pub use vmm::config::DiskEngine;
+use vmm::config::{DiskLimits, MAX_CPUS};
 
 use crate::args::{self, Field};
 use crate::host::Host;

@@ -14,15 +14,21 @@ use berth_tests::{Berth, Checked, DiskImage, SmallGuest, scratch};
 
 const MIB: u64 = 1 << 20;
 
-/// Fills `path` with `mib` MiB that are not zeroes and do not repeat.
+/// Fills `path` with `mib` MiB that are not zeroes and do not repeat: pages of noise with their
+/// number in front.
 fn fill(path: &Path, mib: u64) {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-    let mut bytes = Vec::with_capacity(usize::try_from(mib * MIB).expect("it fits"));
-    while bytes.len() < bytes.capacity() {
+    let mut page = Vec::new();
+    while page.len() < 4096 {
         state ^= state << 13;
         state ^= state >> 7;
         state ^= state << 17;
-        bytes.extend(state.to_le_bytes());
+        page.extend(state.to_le_bytes());
+    }
+    let mut bytes = Vec::new();
+    for number in 1..=mib * MIB / 4096 {
+        page[..8].copy_from_slice(&number.to_le_bytes());
+        bytes.extend_from_slice(&page);
     }
     fs::write(path, bytes).expect("the directory is writable");
 }
