@@ -11,9 +11,9 @@ use std::time::{Duration, Instant};
 use devices::display::Picture;
 use vmm::config::MachineConfig;
 
+use crate::api::auth::{self, Passwords};
 use crate::api::control::{Control as ControlSocket, Served};
 use crate::api::status::{DiskStatus, NicStatus, Status};
-use crate::api::auth::{self, Passwords};
 use crate::api::{Api, Health, Machine, Parts, Power, Shutter, place};
 use crate::config::{Plan, show_mac};
 use crate::console::SerialConsole;

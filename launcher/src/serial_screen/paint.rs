@@ -3,7 +3,6 @@
 use devices::display::font::{Glyph, HEIGHT, WIDTH, glyph};
 use devices::display::{Damage, Picture, Rect};
 
-
 use super::grid::{Cell, Grid, Look};
 
 /// The row of pixels that an underline is in, and the one that strikes through.

@@ -17,6 +17,7 @@ use super::auth;
 use super::client::{Door, Visit, serve};
 use super::hub::Hub;
 use super::testkit::{Board, Recorder, desk};
+use crate::server::gate::Gate;
 use crate::server::guard::Guard;
 use crate::server::passwords::{Passwords, Secret, Source};
 use crate::server::tests::certificate;
