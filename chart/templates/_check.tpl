@@ -13,7 +13,6 @@
 {{- $c := dict "root" $ "name" $name "vm" $vm "at" (printf "vmlist.%s" $name) -}}
 {{- include "berth.checkName" $c -}}
 {{- include "berth.checkRootfs" $c -}}
-{{- include "berth.checkCpu" $c -}}
 {{- include "berth.checkDisks" $c -}}
 {{- include "berth.checkNetwork" $c -}}
 {{- include "berth.checkCloudconfig" $c -}}
@@ -64,16 +63,6 @@
 {{- end -}}
 {{- if and (not $rootfs.block_claim) (eq (include "berth.target" .) (printf "%s.qcow2" .name)) (not (include "berth.cached" .)) -}}
 {{- fail (printf "%s.localtarget is %q, which is what the VM's own disk is called; give the base another localtarget" $at (include "berth.target" .)) -}}
-{{- end -}}
-{{- end }}
-
-{{- define "berth.checkCpu" -}}
-{{- $cpu := .vm.vmconfig.cpu -}}
-{{- $mb := get (dict "2Mi" 2 "1Gi" 1024) $cpu.hugepages -}}
-{{- if $mb -}}
-{{- if mod (int64 $cpu.ram_mb) $mb -}}
-{{- fail (printf "%s.vmconfig.cpu.ram_mb is %d, which is no multiple of a huge page of %s: make it one" .at (int64 $cpu.ram_mb) $cpu.hugepages) -}}
-{{- end -}}
 {{- end -}}
 {{- end }}
 

@@ -1,12 +1,11 @@
 {{/* What a pod asks of its node. Each takes (dict "root" $ "name" VM "vm" its settings). */}}
 
-{{/* Memory is the guest's and the overhead; huge pages are counted apart. */}}
+{{/* Memory is the guest's and the overhead. */}}
 {{- define "berth.resources" -}}
 {{- $cpu := .vm.vmconfig.cpu -}}
 {{- $names := .root.Values.device_plugin.resources -}}
 {{- $overhead := int64 (include "berth.overheadMb" .) -}}
 {{- $memory := printf "%dMi" (add (int64 $cpu.ram_mb) $overhead) -}}
-{{- if $cpu.hugepages }}{{ $memory = printf "%dMi" $overhead }}{{ end -}}
 {{- $requests := dict "memory" $memory "cpu" (printf "%dm" (mul 100 (int64 $cpu.vcpu))) -}}
 {{- include "berth.overlay" (list $requests .vm.resources.requests) -}}
 {{- $limits := dict "memory" $requests.memory -}}
@@ -14,7 +13,6 @@
 {{- $_ := set $limits $names.kvm 1 -}}
 {{- if and (include "berth.networked" .) $names.tun }}{{ $_ := set $limits $names.tun 1 }}{{ end -}}
 {{- with include "berth.vhost" . }}{{ $_ := set $limits . 1 }}{{ end -}}
-{{- with $cpu.hugepages }}{{ $_ := set $limits (printf "hugepages-%s" .) (printf "%dMi" (int64 $cpu.ram_mb)) }}{{ end -}}
 {{ toYaml (dict "requests" $requests "limits" $limits) }}
 {{- end }}
 

@@ -25,10 +25,6 @@
   mountPath: /run/secrets/berth/vnc
   readOnly: true
 {{- end }}
-{{- if .vm.vmconfig.cpu.hugepages }}
-- name: hugepages
-  mountPath: /dev/hugepages
-{{- end }}
 {{- range $disk, $settings := .vm.vmconfig.disks }}
 {{- if eq ($settings.mode | default "block") "filesystem" }}
 - name: disk-{{ $disk }}
@@ -81,10 +77,6 @@
   secret:
     secretName: {{ include "berth.vncSecret" . }}
     items: [{key: password, path: password}]
-{{- end }}
-{{- with .vm.vmconfig.cpu.hugepages }}
-- name: hugepages
-  emptyDir: {medium: HugePages-{{ . }}}
 {{- end }}
 {{- with .vm.vmconfig.rootfs.block_claim }}
 - name: root

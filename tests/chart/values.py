@@ -59,9 +59,6 @@ TABLE = [
         f"{VM} resources requests": {"memory": "3Gi", "cpu": 2}, f"{VM} resources limits memory": "3Gi"}),
     ("limits as told", "{resources: {limits: {cpu: '4', memory: 4Gi}}}", [], {
         f"{VM} resources limits cpu": "4", f"{VM} resources limits memory": "4Gi", f"{VM} resources requests memory": "1100Mi"}),
-    ("huge pages", "{vmconfig: {cpu: {ram_mb: 2048, hugepages: 2Mi}}}", [], {
-        f"{VM} resources limits hugepages-2Mi": "2048Mi", f"{VM} resources limits memory": "84Mi",
-        f"{POD} volumes hugepages emptyDir medium": "HugePages-2Mi", f"{ENV} HUGEPAGES value": "2M"}),
     ("no network", "{netconfig: {mode: none}}", [], {
         f"{VM} securityContext capabilities": {"drop": ["ALL"]}, f"{ENV} READY value": "running", f"{ENV} VHOST": ABSENT,
         f"{VM} resources limits": {"memory": "1100Mi", "berth.dev/kvm": 1}}),
