@@ -93,7 +93,7 @@ fn ping(machine: &VirtualMachine, address: &str, size: &str) {
 }
 
 /// Sends one echo request after the other, each with 20 s: of several, ping would grant the last no more than
-/// than the interval or twice the longest answer before it, and a slow machine needs more now and then.
+/// the interval or twice the longest answer before it, and a slow machine needs more now and then.
 fn ping_times(machine: &VirtualMachine, address: &str, size: &str, times: u32) {
     for _ in 0..times {
         let output = Command::new("ping")
