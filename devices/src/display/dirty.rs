@@ -33,7 +33,9 @@ impl Pages {
         let Some(last) = len.checked_sub(1).and_then(|more| start.checked_add(more)) else {
             return false;
         };
-        (start / PAGE..=last / PAGE)
+        // What the log does not reach is not walked through.
+        let end = (last / PAGE + 1).min(bits.len() * 64);
+        (start / PAGE..end)
             .any(|page| bits.get(page / 64).is_some_and(|word| word >> (page % 64) & 1 != 0))
     }
 }

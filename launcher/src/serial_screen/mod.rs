@@ -44,15 +44,8 @@ impl SerialScreen {
         self.with(|terminal| terminal.write(bytes));
     }
 
-    /// What the terminal would send by itself: answers to the guest's questions, a few dozen bytes
-    /// at most; further questions go unanswered until these are taken. No answer is a question, so
-    /// that an echo of it asks for nothing. Whoever joins the terminal to the line leaves them out
-    /// where another terminal is on it.
-    pub fn take_answers(&self) -> Vec<u8> {
-        self.with(Terminal::take_answers)
-    }
-
     /// What is shown: a line for each row, without the spaces at their ends.
+    #[cfg(test)]
     pub fn contents(&self) -> String {
         self.with(|terminal| terminal.contents())
     }

@@ -11,13 +11,11 @@ use vte::{Params, Parser, Perform};
 use super::grid::{Cell, Grid, Style};
 use super::paint::Shown;
 
-mod answers;
 mod cursor;
 mod erase;
 mod modes;
 mod style;
 
-use answers::Answers;
 use cursor::Cursor;
 use modes::Modes;
 
@@ -45,7 +43,6 @@ struct State {
     tabs: Vec<bool>,
     /// What REP repeats.
     last: Option<char>,
-    answers: Answers,
     printed: bool,
 }
 
@@ -60,12 +57,8 @@ impl Terminal {
         self.parser.advance(&mut self.state, bytes);
     }
 
-    /// Answers to the guest's questions since the last call.
-    pub fn take_answers(&mut self) -> Vec<u8> {
-        self.state.answers.take()
-    }
-
     /// A line for each row, without the spaces at their ends.
+    #[cfg(test)]
     pub fn contents(&self) -> String {
         let mut text = String::new();
         for row in self.state.grid.iter_rows() {
@@ -106,7 +99,6 @@ impl State {
             region: (0, grid.rows()),
             tabs: (0..grid.columns()).map(|column| column % TAB == 0).collect(),
             last: None,
-            answers: Answers::default(),
             printed: false,
             grid,
         }
@@ -115,8 +107,7 @@ impl State {
     /// RIS.
     fn reset(&mut self) {
         let fresh = State::new(self.grid.columns(), self.grid.rows());
-        let answers = std::mem::take(&mut self.answers);
-        *self = State { answers, printed: self.printed, ..fresh };
+        *self = State { printed: self.printed, ..fresh };
     }
 
     fn blank(&self) -> Cell {
@@ -225,12 +216,6 @@ fn count(params: &Params, index: usize) -> usize {
     number(params, index).max(1)
 }
 
-/// Whether a request for attributes is one: an answer, sent back by a line that echoes, has more
-/// parameters.
-fn is_question(params: &Params) -> bool {
-    params.len() <= 1 && number(params, 0) == 0
-}
-
 impl Perform for State {
     fn print(&mut self, character: char) {
         let character = self.cursor.translate(character);
@@ -274,7 +259,6 @@ impl Perform for State {
                 }
             }
             (b"", b'M') => self.reverse_line_feed(),
-            (b"", b'Z') => self.answers.device_attributes(),
             (b"", b'c') => self.reset(),
             (b"(", set) => self.cursor.drawing[0] = set == b'0',
             (b")", set) => self.cursor.drawing[1] = set == b'0',
@@ -296,12 +280,6 @@ impl Perform for State {
             (b"", 'l') => self.set_modes(params, false),
             (b"?", 'h') => self.set_private_modes(params, true),
             (b"?", 'l') => self.set_private_modes(params, false),
-            (b"", 'c') if is_question(params) => self.answers.device_attributes(),
-            (b">", 'c') if is_question(params) => self.answers.secondary_device_attributes(),
-            (b"", 'n') => {
-                let row = self.cursor.y - self.origin();
-                self.answers.status(number(params, 0), (row, self.cursor.x));
-            }
             // DECSTR.
             (b"!", 'p') => self.soft_reset(),
             _ => {}

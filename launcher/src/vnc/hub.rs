@@ -17,11 +17,12 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use devices::display::{Damage, Picture, Screen};
+use devices::display::{Picture, Screen};
 use devices::event::{Event, wait_readable};
 use devices::input::{InputSink, Leds};
 use devices::worker::Worker;
 
+use super::changes::Changes;
 use super::painter::Painter;
 
 /// The serial console as a screen that can be typed into.
@@ -82,7 +83,9 @@ pub(super) struct Seat {
 pub(super) struct SeatState {
     pub(super) look: Look,
     pub(super) shown: Which,
-    pub(super) damage: Damage,
+    /// Its client can copy what it shows.
+    pub(super) copies: bool,
+    pub(super) changes: Changes,
 }
 
 impl Seat {
@@ -97,7 +100,7 @@ impl Seat {
 
     /// Wakes the viewer if it has asked and there is something for it.
     pub(super) fn answer(&self, news: bool) {
-        let damaged = || !self.state().damage.is_empty();
+        let damaged = || !self.state().changes.is_empty();
         if self.asks() && (news || self.asks_all.load(Ordering::Acquire) || damaged()) {
             self.asks_all.store(false, Ordering::Release);
             self.asks.store(false, Ordering::Release);
@@ -229,8 +232,8 @@ impl Viewer {
         self.shared.kick.signal();
     }
 
-    /// Shows the picture this viewer looks at, with its own damage, which fits the picture.
-    pub fn look_on<R>(&self, show: impl FnOnce(Which, &Picture, &mut Damage) -> R) -> R {
+    /// Shows the picture this viewer looks at, with what it has not been told of, which fits the picture.
+    pub fn look_on<R>(&self, show: impl FnOnce(Which, &Picture, &mut Changes) -> R) -> R {
         let mut which = self.seat.state().shown;
         loop {
             let channel = self.shared.channel(which);
@@ -241,8 +244,8 @@ impl Viewer {
                 which = state.shown;
                 continue;
             }
-            fit(&mut state.damage, &picture);
-            return show(which, &picture, &mut state.damage);
+            state.changes.fit(&picture);
+            return show(which, &picture, &mut state.changes);
         }
     }
 
@@ -251,6 +254,11 @@ impl Viewer {
         self.seat.state().look = look;
         self.shared.poked.store(true, Ordering::Release);
         self.ask(true);
+    }
+
+    /// Says whether its client can copy what it shows (CopyRect).
+    pub fn copies(&self, copies: bool) {
+        self.seat.state().copies = copies;
     }
 
     /// What the machine has.
@@ -300,14 +308,6 @@ impl Drop for Viewer {
         self.shared.buffered.fetch_sub(self.buffered, Ordering::AcqRel);
         // So that the screens hear of it when nobody is left.
         self.shared.kick.signal();
-    }
-}
-
-/// Makes damage of another picture's size this one's, all over.
-pub(super) fn fit(damage: &mut Damage, picture: &Picture) {
-    if !damage.fits(picture.width(), picture.height()) {
-        *damage = Damage::new(picture.width(), picture.height());
-        damage.add_all();
     }
 }
 

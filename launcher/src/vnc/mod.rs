@@ -8,6 +8,7 @@
 //! [`keymap`].
 
 pub mod auth;
+pub mod changes;
 pub mod client;
 pub mod encode;
 pub mod features;

@@ -4,9 +4,10 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use devices::display::{Damage, Picture};
+use devices::display::{Damage, Picture, Rect};
 
-use super::hub::{Look, Seat, Shared, Which, fit};
+use super::changes::{Round, all_of, fit};
+use super::hub::{Look, Seat, Shared, Which};
 
 /// From one picture to the next while something happens: at most 30 a second.
 const LIVELY: Duration = Duration::from_millis(34);
@@ -20,6 +21,8 @@ pub(super) struct Painter {
     shared: Arc<Shared>,
     /// Which of the screens know that they are watched: the display, the terminal.
     watched: [bool; 2],
+    /// The screens' pictures as they were, while somebody who can copy looks on.
+    before: [Option<Picture>; 2],
     /// The display has shown a pixel that is not black.
     has_shown: bool,
     last_round: Option<Instant>,
@@ -31,6 +34,7 @@ impl Painter {
         Painter {
             shared,
             watched: [false; 2],
+            before: [None, None],
             has_shown: false,
             last_round: None,
             last_change: None,
@@ -79,9 +83,7 @@ impl Painter {
             };
             let mut state = seat.state();
             if state.shown != which {
-                // Damage of another size: the whole picture counts, however large it is.
-                state.damage = Damage::new(1, 1);
-                state.damage.add_all();
+                state.changes.start_over();
                 state.shown = which;
             }
         }
@@ -124,8 +126,11 @@ impl Painter {
     /// Paints a screen if it is watched, and answers whether anything has changed.
     fn paint(&mut self, which: Which, seats: &[Arc<Seat>]) -> bool {
         let channel = self.shared.channel(which);
-        let [display, terminal] = self.watched;
-        let watched = if which == Which::Display { display } else { terminal };
+        let ([display, terminal], [of_display, of_terminal]) = (self.watched, &mut self.before);
+        let (watched, before) = match which {
+            Which::Display => (display, of_display),
+            Which::Terminal => (terminal, of_terminal),
+        };
         let (true, Some(screen)) = (watched, &channel.screen) else { return false };
         let mut picture = channel.picture.write().unwrap_or_else(PoisonError::into_inner);
         let mut damage = Damage::new(picture.width(), picture.height());
@@ -134,13 +139,16 @@ impl Painter {
         if damage.is_empty() {
             return false;
         }
-        for seat in seats {
+        let looks = |seat: &&Arc<Seat>| seat.state().shown == which;
+        let rects = damage.clone().take(&all_of(&picture));
+        let round = Round::new(damage, before.as_ref(), &picture);
+        for seat in seats.iter().filter(looks) {
             let mut state = seat.state();
-            if state.shown == which {
-                fit(&mut state.damage, &picture);
-                state.damage.merge(&damage);
-            }
+            let copies = state.copies;
+            state.changes.add(&round, copies, &picture);
         }
+        let copies = seats.iter().filter(looks).any(|seat| seat.state().copies);
+        remember(before, copies.then_some(&picture), &rects);
         if which == Which::Display && !self.has_shown {
             self.has_shown = !is_black(&picture);
         }
@@ -163,6 +171,23 @@ impl Painter {
         let Some(input) = &self.shared.desk.input else { return false };
         let leds = input.leds().bits();
         self.shared.leds.swap(leds, Ordering::AcqRel) != leds
+    }
+}
+
+/// Brings what is kept of a picture up to date, which differs in `rects`; `None`: nobody needs it.
+fn remember(kept: &mut Option<Picture>, picture: Option<&Picture>, rects: &[Rect]) {
+    let Some(picture) = picture else { return *kept = None };
+    let Some(kept) = kept.as_mut().filter(|kept| all_of(kept) == all_of(picture)) else {
+        return *kept = Some(picture.clone());
+    };
+    for rect in rects {
+        let columns = rect.x as usize..(rect.x + rect.width) as usize;
+        for y in rect.y..rect.y + rect.height {
+            let new = picture.row(y).get(columns.clone());
+            if let (Some(old), Some(new)) = (kept.row_mut(y).get_mut(columns.clone()), new) {
+                old.copy_from_slice(new);
+            }
+        }
     }
 }
 

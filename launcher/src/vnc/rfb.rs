@@ -10,8 +10,6 @@ use devices::display::Rect;
 
 /// Kinds of encodings a client may name, as far as sessions care (RFC 6143 §7.7, §7.8; rfbproto).
 pub mod pseudo {
-    /// Raw pixels.
-    pub const RAW: i32 = 0;
     /// The picture has another size.
     pub const DESKTOP_SIZE: i32 = -223;
     /// The shape of the client's own pointer.

@@ -9,10 +9,11 @@
 //! What differs from the client's picture is sent in rectangles of at most [`BAND_BYTES`], until the
 //! update is as long as is allowed; what is left stays damage.
 
-use devices::display::{Damage, Picture, Rect};
+use devices::display::{Picture, Rect};
 use devices::input::Leds;
 
-use super::encode::Encoder;
+use super::changes::Changes;
+use super::encode::{Encoder, copy_rect};
 use super::features::Features;
 use super::hands::Hands;
 use super::hub::{Viewer, Which};
@@ -111,7 +112,10 @@ impl Session {
                 // Its pointer has to be drawn anew.
                 self.announce |= self.features & Features::CURSOR;
             }
-            ClientMessage::SetEncodings(list) => self.on_encodings(&list, out),
+            ClientMessage::SetEncodings(list) => {
+                self.on_encodings(&list, out);
+                viewer.copies(self.encoder.wishes().copy_rect);
+            }
             ClientMessage::UpdateRequest { incremental, area } => {
                 let waiting = self.request.unwrap_or(Request { all: false, area });
                 let all = waiting.all || !incremental;
@@ -159,11 +163,11 @@ impl Session {
         }
         let leds = viewer.leds();
         let start = server::begin_update(out);
-        let said = viewer.look_on(|which, picture, damage| {
+        let said = viewer.look_on(|which, picture, changes| {
             let mut said = self.announce(which, picture, leds, viewer, out);
             if !said.last {
                 let end = start.saturating_add(limit);
-                let pixels = self.pixels(picture, damage, end, out);
+                let pixels = self.pixels(picture, changes, end, out);
                 said.rectangles = said.rectangles.saturating_add(pixels);
             }
             said.rectangles
@@ -272,7 +276,7 @@ impl Session {
     fn pixels(
         &mut self,
         picture: &Picture,
-        damage: &mut Damage,
+        changes: &mut Changes,
         end: usize,
         out: &mut Vec<u8>,
     ) -> u32 {
@@ -283,6 +287,12 @@ impl Session {
         };
         let (width, height) = self.size;
         let area = area.intersection(&Rect { x: 0, y: 0, width, height });
+        let mut count = 0u32;
+        if let Some(scroll) = changes.take_scroll(&area, picture) {
+            copy_rect(&scroll.to, scroll.to.x, scroll.from_y, out);
+            count += 1;
+        }
+        let damage = changes.damage();
         if self.request.is_some_and(|request| request.all) {
             damage.add(&area);
         }
@@ -298,7 +308,6 @@ impl Session {
             rects = vec![Rect { x: 0, y: 0, width, height }];
         }
         let picture = cut.as_ref().unwrap_or(picture);
-        let mut count = 0u32;
         let mut bands = rects.iter().flat_map(bands);
         for band in bands.by_ref() {
             let made = self.encoder.encode(picture, band, out);

@@ -1,6 +1,5 @@
 //! The terminal on the guest's serial line at hostile bytes: no panic, the cursor on the screen, what
-//! is painted bit by bit the same as what is painted at once, and no more answers than there is room
-//! for. An input is the size, then what the guest sends.
+//! is painted bit by bit the same as what is painted at once. An input is the size, then what the guest sends.
 #![no_main]
 
 // The launcher is a program, not a library: these modules of it stand alone.
@@ -35,6 +34,4 @@ fuzz_target!(|data: &[u8]| {
     let (mut anew, mut whole) = (Picture::default(), Damage::default());
     paint(&terminal.shown(), &mut anew, &mut whole);
     assert!(bytes.is_empty() || anew == picture);
-    assert!(terminal.take_answers().len() <= 64);
-    assert_eq!(terminal.contents().lines().count(), rows);
 });

@@ -48,12 +48,6 @@ fn drawn(character: char) -> char {
 }
 
 impl State {
-    /// The row that row 1 means (DECOM).
-    pub fn origin(&self) -> usize {
-        let is_inside = self.cursor.y >= self.region.0;
-        if self.modes.contains(Modes::ORIGIN) && is_inside { self.region.0 } else { 0 }
-    }
-
     /// Goes to a column and row from 0, those of the scrolling region in origin mode.
     pub fn move_to(&mut self, x: usize, y: usize) {
         let (first, end) = match self.modes.contains(Modes::ORIGIN) {

@@ -81,31 +81,6 @@ fn control_functions() {
 }
 
 #[test]
-fn questions_are_answered_but_no_answer_is_a_question() {
-    let answers = |bytes: &[u8]| {
-        let mut terminal = Terminal::new(80, 25);
-        terminal.write(bytes);
-        terminal.take_answers()
-    };
-    for (question, answer) in [
-        (&b"\x1b[999;999H\x1b[6n"[..], &b"\x1b[25;80R"[..]),
-        (b"ab\x1b[6n", b"\x1b[1;3R"),
-        (b"\x1b[5;10r\x1b[?6h\x1b[6n", b"\x1b[1;1R"),
-        (b"\x1b[5n", b"\x1b[0n"),
-        (b"\x1b[c\x1bZ", b"\x1b[?6c\x1b[?6c"),
-        (b"\x1b[>c", b"\x1b[>0;0;0c"),
-        (b"\x1b[0c", b"\x1b[?6c"),
-        (b"\x1b[7n\x1b[1c\x1b[?5n", b""),
-    ] {
-        let got = answers(question);
-        assert_eq!(got, answer, "{question:?}");
-        assert_eq!(answers(&got), b"", "{got:?} is a question");
-    }
-    // Nobody takes them: they do not grow.
-    assert!(answers(&b"\x1b[6n".repeat(100_000)).len() <= 64);
-}
-
-#[test]
 fn colours_and_looks() {
     let style = |bytes: &str| {
         let mut terminal = Terminal::new(10, 4);

@@ -86,11 +86,6 @@ impl Encoder {
         self.tpixels = format.tpixels();
     }
 
-    /// The client's format.
-    pub fn format(&self) -> &PixelFormat {
-        &self.format
-    }
-
     /// Takes the client's list of encodings, in its order of preference, pseudo-encodings included.
     pub fn set_encodings(&mut self, list: &[i32]) {
         self.wishes = Wishes::parse(list);

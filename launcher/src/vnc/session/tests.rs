@@ -10,13 +10,13 @@ use devices::input::{Buttons, Leds};
 
 use super::super::hub::Desk;
 use super::super::rfb::{fence, pseudo};
-use super::super::testkit::client::{House, Said};
+use super::super::testkit::client::{COPY_RECT, House, RAW, Said};
 use super::super::testkit::{Board, Recorder, desk};
 
 const RED: u32 = 0x00ff_0000;
 const BLUE: u32 = 0x0000_00ff;
 const ALL: [i32; 9] = [
-    pseudo::RAW,
+    RAW,
     pseudo::DESKTOP_SIZE,
     pseudo::EXTENDED_DESKTOP_SIZE,
     pseudo::CURSOR,
@@ -47,10 +47,56 @@ fn soon(what: &str, mut is: impl FnMut() -> bool) {
     panic!("never: {what}");
 }
 
+/// Rows that can be told apart.
+fn stripes(board: &Board, shift: u32) {
+    for y in 0..128 {
+        board.fill(rect(0, y, 128, 1), 0x0001_0203 * (1 + y + shift));
+    }
+}
+
+#[test]
+fn what_scrolls_is_copied_by_those_who_can() {
+    let (mut house, board, _) = house(128, 128);
+    stripes(&board, 0);
+    let mut copies = house.viewer(&[COPY_RECT, RAW]);
+    let mut copies_not = house.viewer(&[RAW]);
+    for client in [&mut copies, &mut copies_not] {
+        client.request(false);
+        client.update();
+    }
+    // A first look back is what the next is compared with.
+    board.fill(rect(0, 0, 1, 1), BLUE);
+    for client in [&mut copies, &mut copies_not] {
+        client.request(true);
+        client.update();
+    }
+    for client in [&mut copies, &mut copies_not] {
+        client.request(true);
+    }
+    stripes(&board, 16);
+    let update = copies.update();
+    assert_eq!(update[0], (rect(0, 0, 128, 112), COPY_RECT, vec![]));
+    assert_eq!(update[1..], [(rect(0, 112, 128, 16), RAW, vec![])]);
+    assert_eq!(copies.picture, board.picture());
+    let update = copies_not.update();
+    assert_eq!(update, [(rect(0, 0, 128, 128), RAW, vec![])]);
+    assert_eq!(copies_not.picture, board.picture());
+    // Two steps at once, of which it has seen neither, are not copied twice.
+    stripes(&board, 32);
+    copies_not.request(true);
+    copies_not.update();
+    stripes(&board, 48);
+    copies_not.request(true);
+    copies_not.update();
+    copies.request(true);
+    copies.update();
+    assert_eq!(copies.picture, board.picture());
+}
+
 #[test]
 fn a_viewer_sees_the_screen_and_then_what_changes() {
     let (mut house, board, _) = house(100, 80);
-    let mut client = house.viewer(&[pseudo::RAW]);
+    let mut client = house.viewer(&[RAW]);
     assert_eq!(client.name, "pet");
     client.request(false);
     assert_eq!(client.update().len(), 1);
@@ -58,7 +104,7 @@ fn a_viewer_sees_the_screen_and_then_what_changes() {
     client.request(true);
     board.fill(rect(20, 20, 1, 1), BLUE);
     let update = client.update();
-    assert_eq!(update, [(rect(16, 16, 16, 16), pseudo::RAW, vec![])], "the tile that has changed");
+    assert_eq!(update, [(rect(16, 16, 16, 16), RAW, vec![])], "the tile that has changed");
     assert_eq!(client.picture, board.picture());
     // What nobody has asked for is one update, with all that has changed since.
     board.fill(rect(0, 0, 1, 1), BLUE);
@@ -72,18 +118,18 @@ fn a_viewer_sees_the_screen_and_then_what_changes() {
 #[test]
 fn only_the_area_asked_for_is_sent_and_the_rest_is_kept() {
     let (mut house, board, _) = house(64, 64);
-    let mut client = house.viewer(&[pseudo::RAW]);
+    let mut client = house.viewer(&[RAW]);
     client.request(false);
     client.update();
     board.fill(rect(0, 0, 64, 64), BLUE);
     client.request_area(true, &rect(0, 0, 16, 16));
-    assert_eq!(client.update(), [(rect(0, 0, 16, 16), pseudo::RAW, vec![])]);
+    assert_eq!(client.update(), [(rect(0, 0, 16, 16), RAW, vec![])]);
     client.request(true);
     client.update();
     assert_eq!(client.picture, board.picture());
     // In full, though nothing has changed; and without anything in it, an update of nothing.
     client.request_area(false, &rect(60, 60, 9999, 9999));
-    assert_eq!(client.update(), [(rect(48, 48, 16, 16), pseudo::RAW, vec![])]);
+    assert_eq!(client.update(), [(rect(48, 48, 16, 16), RAW, vec![])]);
     client.request_area(false, &rect(5000, 5000, 1, 1));
     assert_eq!(client.update(), []);
 }
@@ -127,7 +173,7 @@ fn everything_understood_is_announced_once() {
         pseudo::LED_STATE,
         pseudo::CURSOR,
         pseudo::EXTENDED_DESKTOP_SIZE,
-        pseudo::RAW,
+        RAW,
     ];
     assert_eq!(kinds, want);
     client.request(false);
@@ -160,7 +206,7 @@ fn a_new_size_is_told_before_any_of_its_pixels() {
 #[test]
 fn who_cannot_follow_sees_what_fits() {
     let (mut house, board, _) = house(64, 48);
-    let mut client = house.viewer(&[pseudo::RAW]);
+    let mut client = house.viewer(&[RAW]);
     client.request(false);
     client.update();
     client.request(true);
@@ -335,7 +381,7 @@ fn continuous_updates_wait_for_a_client_that_falls_behind() {
 fn questions_in_a_flood_are_not_kept() {
     use std::io::Write;
     let (mut house, board, _) = house(64, 48);
-    let mut client = house.viewer(&[pseudo::RAW]);
+    let mut client = house.viewer(&[RAW]);
     let mut flood = vec![248, 0, 0, 0, 0x80, 0, 0, 0, 64];
     flood.extend([b'f'; 64]);
     flood.extend([3, 0, 0, 0, 0, 0, 0, 64, 0, 48]);
@@ -354,7 +400,7 @@ fn questions_in_a_flood_are_not_kept() {
         assert!(sent < 64 << 20, "everything is swallowed");
     }
     // Another one notices nothing.
-    let mut other = house.viewer(&[pseudo::RAW]);
+    let mut other = house.viewer(&[RAW]);
     other.request(false);
     other.update();
     assert_eq!(other.picture, board.picture());

@@ -18,6 +18,11 @@ use crate::vnc::client::{Door, Visit, serve};
 use crate::vnc::hub::{Desk, Hub};
 use crate::vnc::rfb::pseudo;
 
+/// RFC 6143 §7.7.1.
+pub const RAW: i32 = 0;
+/// RFC 6143 §7.7.2.
+pub const COPY_RECT: i32 = 1;
+
 /// Nothing here takes that long.
 const LONG: Duration = Duration::from_secs(60);
 
@@ -245,8 +250,13 @@ impl Client {
         let area = Rect { x, y, width, height };
         let encoding = self.u32() as i32;
         let payload = match encoding {
-            pseudo::RAW => {
+            RAW => {
                 self.raw(&area);
+                Vec::new()
+            }
+            COPY_RECT => {
+                let [from_x, from_y] = [self.u16(), self.u16()];
+                self.copy(&area, from_x, from_y);
                 Vec::new()
             }
             pseudo::DESKTOP_SIZE => {
@@ -267,6 +277,15 @@ impl Client {
             other => panic!("encoding {other}"),
         };
         (area, encoding, payload)
+    }
+
+    fn copy(&mut self, area: &Rect, from_x: u32, from_y: u32) {
+        let source = self.picture.clone();
+        for row in 0..area.height {
+            let from = &source.row(from_y + row)[from_x as usize..][..area.width as usize];
+            self.picture.row_mut(area.y + row)[area.x as usize..][..area.width as usize]
+                .copy_from_slice(from);
+        }
     }
 
     fn raw(&mut self, area: &Rect) {
