@@ -293,16 +293,11 @@ pub fn ignored_variables(is_set: impl Fn(&str) -> bool) -> Vec<String> {
         ("KVM_NET_OPTS", "use --net, --mac, --mtu and --vhost"),
         ("LAUNCHER", "there is no QEMU to launch"),
     ];
-    let later: [&str; 0] = [];
-    let replaced = replaced
+    replaced
         .iter()
         .filter(|(name, _)| is_set(name))
-        .map(|(name, instead)| format!("{name} held QEMU's arguments and is ignored: {instead}"));
-    let later = later
-        .iter()
-        .filter(|name| is_set(name))
-        .map(|name| format!("{name} is ignored: what it sets is not built yet"));
-    replaced.chain(later).collect()
+        .map(|(name, instead)| format!("{name} held QEMU's arguments and is ignored: {instead}"))
+        .collect()
 }
 
 /// The value of `field` through `read`, if it was given.

@@ -519,14 +519,12 @@ fn the_log_is_settled_first() {
 #[test]
 fn old_variables_are_answered_once_each() {
     assert_eq!(ignored_variables(|_| false), Vec::<String>::new());
-    let told =
-        ignored_variables(|name| ["LAUNCHER", "KVM_NET_OPTS", "VNC_PASSWORD"].contains(&name));
+    let told = ignored_variables(|name| ["LAUNCHER", "KVM_NET_OPTS"].contains(&name));
     assert_eq!(
         told,
         [
             "KVM_NET_OPTS held QEMU's arguments and is ignored: use --net, --mac, --mtu and --vhost",
             "LAUNCHER held QEMU's arguments and is ignored: there is no QEMU to launch",
-            "VNC_PASSWORD is ignored: what it sets is not built yet",
         ]
     );
     assert_eq!(ignored_variables(|_| true).len(), 4);

@@ -44,6 +44,11 @@ impl Board {
         }
     }
 
+    /// Shows another picture, at once.
+    pub fn show(&self, picture: Picture) {
+        *self.picture.lock().unwrap() = picture;
+    }
+
     /// What it shows.
     pub fn picture(&self) -> Picture {
         self.picture.lock().unwrap().clone()

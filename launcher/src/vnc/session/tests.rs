@@ -49,9 +49,13 @@ fn soon(what: &str, mut is: impl FnMut() -> bool) {
 
 /// Rows that can be told apart.
 fn stripes(board: &Board, shift: u32) {
+    let mut picture = Picture::new(128, 128);
     for y in 0..128 {
-        board.fill(rect(0, y, 128, 1), 0x0001_0203 * (1 + y + shift));
+        for (x, pixel) in (0..).zip(picture.row_mut(y)) {
+            *pixel = 0x0001_0203 * (1 + y + shift) ^ x;
+        }
     }
+    board.show(picture);
 }
 
 #[test]
