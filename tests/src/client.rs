@@ -30,6 +30,16 @@ impl Namespace {
         Ok(text.trim().to_owned())
     }
 
+    /// What a service says first.
+    ///
+    /// # Errors
+    /// There is none, or it says less than `length` bytes.
+    pub fn first_bytes(&self, address: IpAddr, port: u16, length: usize) -> io::Result<Vec<u8>> {
+        let mut bytes = vec![0; length];
+        self.connect(address, port)?.read_exact(&mut bytes)?;
+        Ok(bytes)
+    }
+
     /// Whether an echo service serves `count` connections that are open at the same time.
     ///
     /// # Errors

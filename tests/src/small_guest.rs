@@ -89,6 +89,11 @@ impl SmallGuest {
         self
     }
 
+    /// Whether a flag of `berth run` was given.
+    pub fn has(&self, name: &str) -> bool {
+        self.flags.iter().any(|(given, _)| given == name)
+    }
+
     /// Adds a disk; `options` as in `--disk PATH,OPTIONS`.
     pub fn disk(self, path: &Path, options: &str) -> Self {
         self.flag("--disk", format!("{},{options}", path.display()))
@@ -144,7 +149,7 @@ impl SmallGuest {
             .flag("--cmdline", &self.cmdline)
             .flag("--cpus", self.cpus.to_string())
             .flag("--memory", &self.memory);
-        if self.flags.iter().all(|(name, _)| name != "--net") {
+        if !self.has("--net") {
             berth = berth.flag("--net", "none");
         }
         for (name, value) in &self.flags {

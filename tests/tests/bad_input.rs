@@ -39,6 +39,9 @@ impl Room {
             .flag("--image-dir", self.images())
             .flag("--memory", "64M")
             .flag("--net", "none")
+            // Of both there is one on a host, and many tests at once.
+            .flag("--control", self.0.path().join("control"))
+            .arg("--no-vnc")
     }
 
     /// Runs it: it must refuse with `code`, name each of `words`, and leave the directory alone.

@@ -253,6 +253,7 @@ fn a_second_writer_is_refused() {
 
     let second = Berth::run()
         .flag("--name", "second")
+        .arg("--no-vnc")
         .flag("--net", "none")
         .flag("--image-dir", directory.path())
         .flag("--kernel", &kernel)

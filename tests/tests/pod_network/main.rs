@@ -59,7 +59,10 @@ fn inhabit(
         include_str!("guest.sh"),
     );
     let before = pod.pod.state();
-    let guest = change(SmallGuest::running(&job).with_tools().flag("--net", mode));
+    let mut guest = change(SmallGuest::running(&job).with_tools().flag("--net", mode));
+    if !guest.has("--no-vnc") {
+        guest = guest.switch("--vnc-open");
+    }
     let (directory, mut machine) = guest.start_inside(&pod.pod);
     machine.wait_for("@@ ready");
     Inhabited { pod, mode, machine, before, keys, _directory: directory }

@@ -52,7 +52,7 @@ fn stripes(board: &Board, shift: u32) {
     let mut picture = Picture::new(128, 128);
     for y in 0..128 {
         for (x, pixel) in (0..).zip(picture.row_mut(y)) {
-            *pixel = 0x0001_0203 * (1 + y + shift) ^ x;
+            *pixel = (0x0001_0203 * (1 + y + shift)) ^ x;
         }
     }
     board.show(picture);
