@@ -85,8 +85,9 @@ read go </dev/ttyS0
 # Where the other end sees it come from.
 tcp() { socat -T 60 -u "TCP:$1" - 2>&1; }
 udp() {
-    for i in 1 2 3 4 5; do
-        said=$(echo "?" | socat -t 3 - "UDP:$1" 2>&1)
+    # socat always waits that long, answered or not.
+    for i in $(seq 20); do
+        said=$(echo "?" | socat -t 1 - "UDP:$1" 2>&1)
         [ "$said" ] && break
     done
     echo "$said"

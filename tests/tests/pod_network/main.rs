@@ -64,7 +64,7 @@ fn inhabit(
         guest = guest.switch("--vnc-open");
     }
     let (directory, mut machine) = guest.start_inside(&pod.pod);
-    machine.wait_for("@@ ready");
+    talk::timed("until the guest is ready", || machine.wait_for("@@ ready"));
     Inhabited { pod, mode, machine, before, keys, _directory: directory }
 }
 
@@ -72,7 +72,7 @@ impl Inhabited {
     /// Lets the guest speak and end, and looks at what is left.
     fn end(mut self) -> Report {
         self.machine.send("go\n");
-        let report = self.machine.wait_for_exit();
+        let report = talk::timed("the guest's own part", || self.machine.wait_for_exit());
         report.expect_success();
         assert_eq!(report.value("errors"), "0 0");
         let counted = report.log.lines().find(|line| line.contains("the guest's interface: "));

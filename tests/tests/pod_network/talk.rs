@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::net::IpAddr;
 use std::process::Stdio;
+use std::time::Instant;
 
 use berth_tests::{Families, Pod, Report};
 
@@ -15,22 +16,31 @@ const MUCH: usize = 1 << 20;
 /// is the guest's.
 pub fn everything(to: &Inhabited, vnc_is_free: bool) {
     for (address, client) in to.pod.addresses().into_iter().zip(to.pod.clients()) {
-        streams(to, address, client, vnc_is_free);
-        datagrams(to, address, client);
-        pings(to, address);
-        hops(to, address);
-        sctp(to, address);
-        narrow_path(to, address, client);
+        timed("streams", || streams(to, address, client, vnc_is_free));
+        timed("datagrams", || datagrams(to, address, client));
+        timed("pings", || pings(to, address));
+        timed("hops", || hops(to, address));
+        timed("sctp", || sctp(to, address));
+        timed("a narrow path", || narrow_path(to, address, client));
     }
+}
+
+/// Says how long a part has taken: these tests are the longest there are.
+pub fn timed<T>(what: &str, act: impl FnOnce() -> T) -> T {
+    let start = Instant::now();
+    let result = act();
+    println!("{:8.1} s  {what}", start.elapsed().as_secs_f32());
+    result
 }
 
 fn streams(to: &Inhabited, address: IpAddr, client: IpAddr, vnc_is_free: bool) {
     let outside = &to.pod.client;
-    assert_eq!(programs::ssh(outside, to.keys.path(), address, 22), client, "who logs in");
+    let seen = timed("ssh", || programs::ssh(outside, to.keys.path(), address, 22));
+    assert_eq!(seen, client, "who logs in");
     for port in [80, 40000] {
         assert_eq!(programs::http(outside, address, port), client, "who comes to port {port}");
     }
-    programs::many_pages(outside, address, 80, 60);
+    timed("sixty pages", || programs::many_pages(outside, address, 80, 60));
     if vnc_is_free {
         let guest = outside.tcp(address, 5900);
         assert_eq!(peer(&guest.expect("the guest has port 5900")), client);
@@ -41,8 +51,8 @@ fn streams(to: &Inhabited, address: IpAddr, client: IpAddr, vnc_is_free: bool) {
     let whole = |what: std::io::Result<bool>, name| {
         assert!(what.unwrap_or_else(|e| complain(to, name, address, &e)), "{name} of {address}");
     };
-    whole(outside.tcp_echoes(address, 7, 50), "fifty connections");
-    whole(outside.tcp_echo(address, 7, MUCH), "a large transfer");
+    timed("fifty connections", || whole(outside.tcp_echoes(address, 7, 50), "fifty connections"));
+    timed("much", || whole(outside.tcp_echo(address, 7, MUCH), "a large transfer"));
 }
 
 fn datagrams(to: &Inhabited, address: IpAddr, client: IpAddr) {
@@ -101,6 +111,8 @@ fn sctp(to: &Inhabited, address: IpAddr) {
     let mut said = String::new();
     let output = BufReader::new(socat.stdout.take().expect("a pipe")).read_line(&mut said);
     drop(input);
+    // By itself it would wait for the other end to close, which SCTP's does not.
+    let _ = socat.kill();
     let ended = socat.wait_with_output().expect("socat ends");
     output.expect("socat writes text");
     assert_eq!(said, "by sctp\n", "{address}: {}", String::from_utf8_lossy(&ended.stderr));
