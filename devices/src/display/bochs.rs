@@ -81,6 +81,8 @@ struct Registers {
     vga: Vga,
     dispi: Dispi,
     dispi_index: u16,
+    /// The guest itself has switched a mode on.
+    driven: bool,
 }
 
 /// What is to be painted: a copy of what the registers said.
@@ -162,6 +164,7 @@ impl Adapter {
 
     fn write_dispi(&self, index: u16, value: u16) {
         let mut registers = self.lock();
+        registers.driven |= index == dispi::ENABLE && value & dispi::ENABLED != 0;
         if registers.dispi.write(index, value) {
             self.clear(&registers);
         }
@@ -294,6 +297,10 @@ impl Screen for Adapter {
             damage.add_all();
         }
         painter.paint((self, view, is_new), (picture, damage));
+    }
+
+    fn is_driven(&self) -> bool {
+        self.lock().driven
     }
 }
 

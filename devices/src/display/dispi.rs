@@ -21,7 +21,8 @@ const ID: u16 = 0;
 const XRES: u16 = 1;
 const YRES: u16 = 2;
 const BPP: u16 = 3;
-const ENABLE: u16 = 4;
+/// Register that switches modes on.
+pub const ENABLE: u16 = 4;
 const BANK: u16 = 5;
 const VIRT_WIDTH: u16 = 6;
 const VIRT_HEIGHT: u16 = 7;
@@ -31,7 +32,8 @@ const MEMORY_64K: u16 = 0xa;
 /// How many registers there are.
 pub const COUNT: u16 = 0xb;
 
-const ENABLED: u16 = 1;
+/// Its bit for that.
+pub const ENABLED: u16 = 1;
 const GET_CAPS: u16 = 1 << 1;
 const DAC_8_BIT: u16 = 1 << 5;
 const LINEAR: u16 = 1 << 6;

@@ -31,4 +31,10 @@ pub trait Screen: Send + Sync {
     /// have another colour now count. A picture of another size than the screen's is made anew, and
     /// is damaged all over. Called by one thread at a time; never waits for the guest.
     fn paint(&self, picture: &mut Picture, damage: &mut Damage);
+
+    /// Whether a driver of the guest's has set the screen up, and it is meant to be as it is, be it
+    /// black.
+    fn is_driven(&self) -> bool {
+        false
+    }
 }

@@ -6,8 +6,8 @@
 //! changes. With nobody asking the thread sleeps, and with nobody there the screens are told so.
 //!
 //! A machine has up to two screens: its display, and its serial console as a terminal. A viewer looks
-//! at one of them, or leaves the choice to us: the display, unless it has not shown a single pixel yet
-//! while the console has printed something, as with a guest that has no driver for the display.
+//! at one of them, or leaves the choice to us: the display, unless no driver has set it up and it has
+//! not shown a single pixel yet, while the console has printed something.
 //!
 //! Lock order: a channel's picture, then a seat's state. The list of seats is never held with either.
 

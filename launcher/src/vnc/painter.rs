@@ -161,7 +161,9 @@ impl Painter {
         let printed = desk.terminal.as_ref().is_some_and(|terminal| terminal.has_printed());
         match (&desk.display, &desk.terminal) {
             (None, Some(_)) => Which::Terminal,
-            (Some(_), Some(_)) if !self.has_shown && printed => Which::Terminal,
+            (Some(display), Some(_)) if !self.has_shown && !display.is_driven() && printed => {
+                Which::Terminal
+            }
             _ => Which::Display,
         }
     }

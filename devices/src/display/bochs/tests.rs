@@ -278,3 +278,16 @@ fn any_access_of_any_width_is_harmless() {
         rig.paint();
     }
 }
+
+#[test]
+fn a_mode_that_the_guest_has_set_is_meant() {
+    let rig = Rig::new();
+    rig.adapter.preset(1024, 768);
+    assert!(!rig.adapter.is_driven(), "that was us");
+    rig.set(ENABLE, 0);
+    assert!(!rig.adapter.is_driven());
+    rig.mode(800, 600, 32);
+    assert!(rig.adapter.is_driven());
+    rig.adapter.reset();
+    assert!(!rig.adapter.is_driven());
+}
