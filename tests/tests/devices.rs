@@ -20,6 +20,7 @@ fn lspci_finds_nothing_odd() {
         1,
         r#"
 tools || exit 1
+modprobe virtio_input || exit 2
 lspci -vv -nn >/tmp/devices 2>/tmp/errors || exit 1
 cat /tmp/devices
 sed 's/^/@@ lspci-error /' /tmp/errors
@@ -40,10 +41,11 @@ echo "@@ drivers $(ls -d /sys/bus/virtio/devices/*/driver | wc -l)"
     let devices = report.values("device");
     assert!(devices.contains(&"0000:00:00.0 0x8086 0x29c0 0x060000"), "{devices:?}");
     assert!(devices.contains(&"0000:00:1f.0 0x8086 0x2918 0x060100"), "{devices:?}");
-    // Modern virtio only: block 1042 (at least tools and data), entropy 1044.
+    assert!(devices.iter().any(|d| d.ends_with("0x1234 0x1111 0x030000")), "{devices:?}");
+    // Modern virtio only: block 1042 (at least tools and data), entropy 1044, keyboard and tablet 1052.
     let of_kind = |id: &str| devices.iter().filter(|d| d.contains(&format!("0x1af4 {id}"))).count();
     assert!(of_kind("0x1042") >= 2, "{devices:?}");
-    assert_eq!(of_kind("0x1044"), 1, "{devices:?}");
+    assert_eq!((of_kind("0x1044"), of_kind("0x1052")), (1, 2), "{devices:?}");
     let virtio: usize = report.value("virtio").parse().expect("a number");
     assert_eq!(report.value("drivers"), virtio.to_string(), "each has its driver");
     assert_eq!(report.value("msix"), virtio.to_string(), "each uses MSI-X");
