@@ -13,8 +13,12 @@ use super::hub::{Look, Seat, Shared, Which};
 const LIVELY: Duration = Duration::from_millis(34);
 /// And while nothing does, though somebody would see it.
 const QUIET: Duration = Duration::from_millis(100);
+/// And while nothing has for long: whoever types is still answered at once.
+const DOZING: Duration = Duration::from_millis(250);
 /// How long after the last change, or the last key, something still happens.
 const LINGER: Duration = Duration::from_secs(1);
+/// How long after it nothing has for long.
+const LONG: Duration = Duration::from_secs(10);
 
 /// Paints for a hub.
 pub(super) struct Painter {
@@ -60,8 +64,7 @@ impl Painter {
         if self.shared.poked.swap(false, Ordering::AcqRel) {
             self.last_change = Some(now);
         }
-        let lively = self.is_lively(now);
-        let pace = if lively { LIVELY } else { QUIET };
+        let pace = self.pace(now);
         self.last_round.and_then(|last| last.checked_add(pace)).unwrap_or(now)
     }
 
@@ -95,7 +98,7 @@ impl Painter {
         if changed || news {
             self.last_change = Some(now);
         }
-        if self.is_lively(now) { LIVELY } else { QUIET }
+        self.pace(now)
     }
 
     /// Nobody watches any more.
@@ -104,8 +107,13 @@ impl Painter {
         self.watch(Which::Terminal, false);
     }
 
-    fn is_lively(&self, now: Instant) -> bool {
-        self.last_change.is_some_and(|last| now.saturating_duration_since(last) < LINGER)
+    /// From one picture to the next.
+    fn pace(&self, now: Instant) -> Duration {
+        match self.last_change.map(|last| now.saturating_duration_since(last)) {
+            Some(since) if since < LINGER => LIVELY,
+            Some(since) if since >= LONG => DOZING,
+            _ => QUIET,
+        }
     }
 
     /// Tells a screen whether somebody watches, if that has changed.
