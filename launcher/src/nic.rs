@@ -12,7 +12,6 @@ use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use devices::net::MacAddr;
 use devices::virtio::net::Counters as DeviceCounters;
@@ -107,8 +106,8 @@ fn counted(
     dhcp: Option<&dhcp::counters::Counters>,
 ) -> NicCounters {
     let TapStatistics { link, refused } = tap;
-    let rx_dropped = device.rx_dropped.load(Ordering::Relaxed);
-    let tx_dropped = device.tx_dropped.load(Ordering::Relaxed);
+    let rx_dropped = device.rx().dropped;
+    let tx_dropped = device.tx().dropped;
     NicCounters {
         rx: Traffic {
             frames: link.tx_packets.saturating_sub(rx_dropped),
@@ -288,8 +287,8 @@ mod tests {
             refused: 5,
         };
         let device = DeviceCounters::default();
-        device.rx_dropped.store(3, Ordering::Relaxed);
-        device.tx_dropped.store(2, Ordering::Relaxed);
+        device.pair(0).rx.dropped.add(3);
+        device.pair(1).tx.dropped.add(2);
         let dhcp = dhcp::counters::Counters::default();
         let counters = counted(tap, &device, Some(&dhcp));
         let want = NicCounters {
@@ -305,7 +304,7 @@ mod tests {
             "17 frames (2000 bytes, 7 more dropped) received, 10 frames (1000 bytes, 3 more \
              dropped) sent, 5 of them refused by the fence"
         );
-        device.tx_dropped.store(9, Ordering::Relaxed);
+        device.pair(1).tx.dropped.add(7);
         assert_eq!(counted(tap, &device, None).tx.dropped, 9);
     }
 
