@@ -8,7 +8,8 @@
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Instant;
 
 use devices::event::Event;
 
@@ -19,6 +20,8 @@ pub const HISTORY: usize = 128 << 10;
 #[derive(Debug, Default)]
 pub struct History {
     state: Mutex<State>,
+    /// When the first byte came.
+    began: OnceLock<Instant>,
 }
 
 #[derive(Debug, Default)]
@@ -33,6 +36,7 @@ struct State {
 impl History {
     /// Takes what the guest has written. Never blocks.
     pub fn write(&self, bytes: &[u8]) {
+        self.began.get_or_init(Instant::now);
         let mut state = self.lock();
         let skip = bytes.len().saturating_sub(HISTORY);
         let keep = bytes.get(skip..).unwrap_or_default();
@@ -43,6 +47,11 @@ impl History {
         for event in state.sleeping.drain(..) {
             event.signal();
         }
+    }
+
+    /// When the guest has said something for the first time.
+    pub fn began(&self) -> Option<Instant> {
+        self.began.get().copied()
     }
 
     /// The last `count` bytes at most.
@@ -143,7 +152,9 @@ mod tests {
     #[test]
     fn everybody_gets_the_past_and_then_the_present() {
         let history = Arc::new(History::default());
+        assert_eq!(history.began(), None);
         history.write(b"one\ntwo\n");
+        let began = history.began();
         let mut early = history.follow().unwrap();
         assert_eq!(read(&mut early), b"one\ntwo\n");
         assert!(!ready(&early));
@@ -159,6 +170,7 @@ mod tests {
         assert!(ready(&early) && ready(&late));
         assert_eq!((read(&mut early), read(&mut late)), (b"!?".to_vec(), b"!?".to_vec()));
         assert_eq!(history.last(3), b"e!?");
+        assert!(began.is_some() && history.began() == began, "by the first byte only");
     }
 
     #[test]

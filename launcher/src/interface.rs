@@ -1,11 +1,11 @@
-//! Joins a running machine to its interface for the outside: what [`crate::api`] asks of it, answered
-//! from the plan, the network and the machine's handle; and the control socket.
+//! Joins a running machine to its interface for the outside: the control socket, the screen's port, and
+//! what [`crate::api`] asks of it, which [`crate::running`] answers.
 
 use std::io;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use devices::display::Picture;
@@ -14,14 +14,16 @@ use vmm::config::MachineConfig;
 use crate::api::auth::{self, Passwords};
 use crate::api::control::{Control as ControlSocket, Served};
 use crate::api::status::{DiskStatus, NicStatus, Status};
-use crate::api::{Api, Health, Machine, Parts, Power, Shutter, place};
+use crate::api::{Api, Parts, Shutter, place};
 use crate::config::{Plan, show_mac};
 use crate::console::SerialConsole;
 use crate::exit;
 use crate::failure::{Failure, sentence};
 use crate::machine::{Control, Face};
-use crate::nic::Network;
+use crate::metrics::procfs::Procfs;
+use crate::nic::{self, Network};
 use crate::ready::{self, Readiness};
+use crate::running::{Running, Start};
 use crate::screen::{self, Prepared, Screen};
 use crate::serial_screen::line::SerialLine;
 use crate::server::guard::{self, Guard};
@@ -32,9 +34,11 @@ const PAINTER_PATIENCE: Duration = Duration::from_secs(10);
 
 /// What does not change while the machine runs.
 pub struct Facts {
+    start: Start,
     disks: Vec<DiskStatus>,
     nics: Vec<NicStatus>,
     network: ready::Network,
+    nic: Option<Arc<nic::Meter>>,
 }
 
 impl Facts {
@@ -43,7 +47,14 @@ impl Facts {
         let disk = |disk: &vmm::config::DiskConfig| {
             let info = disk.backend.info();
             let serial = disk.serial.clone();
-            DiskStatus { serial, size_bytes: info.capacity, read_only: info.read_only }
+            DiskStatus {
+                serial,
+                size_bytes: info.capacity,
+                read_only: info.read_only,
+                name: disk.name.clone(),
+                errors: 0,
+                waits_for_room: false,
+            }
         };
         let guest = network.and_then(Network::guest);
         let v4 = guest.and_then(|guest| guest.v4.as_ref()).map(|v4| IpAddr::from(v4.address));
@@ -55,10 +66,14 @@ impl Facts {
             addresses: addresses.iter().map(IpAddr::to_string).collect(),
             leased: Vec::new(),
         };
+        let nic_meter = network.map(Network::meter);
+        let leases = nic_meter.as_ref().and_then(|meter| meter.dhcp().cloned());
         Self {
+            start: Start::now(),
             disks: config.disks.iter().map(disk).collect(),
             nics: config.nics.iter().map(nic).collect(),
-            network: ready::Network { leases: network.and_then(Network::leases), addresses },
+            network: ready::Network { leases, addresses },
+            nic: nic_meter,
         }
     }
 }
@@ -143,12 +158,14 @@ fn api(
     screen: Option<&Prepared>,
 ) -> io::Result<Arc<Api>> {
     let Outside { plan, facts, console, control, off, stopping } = outside;
-    let Facts { disks, nics, network } = facts;
+    let Facts { start, disks, nics, network, nic } = facts;
     let running = Arc::new(Running {
-        started: Instant::now(),
+        start,
         status: Status {
             name: plan.name.clone(),
             state: String::new(),
+            paused: None,
+            stages: Vec::new(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             uptime_s: 0,
             cpus: plan.cpus,
@@ -165,6 +182,9 @@ fn api(
         off,
         stopping,
         viewers: hub.clone().filter(|_| screen.is_some()),
+        nic,
+        // The vCPUs have their threads by now.
+        procfs: Procfs::open(Path::new("/proc/self")),
     });
     let viewers = screen.zip(hub.as_ref()).map(|(screen, hub)| screen.viewers(hub));
     let parts = Parts {
@@ -217,83 +237,21 @@ fn open(socket: ControlSocket, api: Arc<Api>) -> Option<Served> {
     }
 }
 
-/// A machine that runs.
-struct Running {
-    started: Instant,
-    /// What does not change of it.
-    status: Status,
-    readiness: Readiness,
-    control: Arc<dyn Control>,
-    off: Box<dyn Fn() + Send + Sync>,
-    stopping: Arc<AtomicBool>,
-    /// Who counts the viewers, where the screen is served.
-    viewers: Option<Arc<Hub>>,
-}
-
-impl Machine for Running {
-    fn status(&self) -> Status {
-        let mut status = self.status.clone();
-        let stopping = self.stopping.load(Ordering::Relaxed);
-        status.state = match self.control.paused() {
-            _ if stopping => "stopping".to_owned(),
-            Some(why) => format!("paused: {why}"),
-            None => "running".to_owned(),
-        };
-        let viewers = |hub: &Arc<Hub>| u32::try_from(hub.viewers()).unwrap_or(u32::MAX);
-        status.vnc_viewers = self.viewers.as_ref().map(viewers);
-        status.uptime_s = self.started.elapsed().as_secs();
-        let leased: Vec<String> = self.readiness.leased().iter().map(IpAddr::to_string).collect();
-        for nic in &mut status.nics {
-            nic.leased.clone_from(&leased);
-        }
-        (status.ready, status.readiness) = match self.ready() {
-            Ok(line) => (true, line),
-            Err(line) => (false, line),
-        };
-        status
-    }
-
-    fn press(&self, button: Power) -> Result<(), String> {
-        let outcome = match button {
-            Power::Button => self.control.power_button(),
-            Power::Reset => self.control.reset(),
-            Power::Off => {
-                (self.off)();
-                Ok(())
-            }
-        };
-        outcome.map_err(|refused| refused.to_string())
-    }
-
-    fn type_in(&self, bytes: &[u8]) -> usize {
-        self.control.console_input(bytes)
-    }
-}
-
-impl Health for Running {
-    fn healthy(&self) -> Result<(), String> {
-        // This is not served before the machine runs, nor after it has ended.
-        Ok(())
-    }
-
-    fn ready(&self) -> Result<String, String> {
-        self.readiness.look()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::args::{Cli, Command};
     use crate::config::{self, Layers};
     use crate::host::Host;
+    use crate::machine::{Counts, DiskCounts};
     use clap::Parser;
     use devices::serial::Console;
+    use devices::virtio::blk::{Operation, Totals};
     use std::io::{Read, Write};
     use std::os::unix::net::UnixStream;
-    use std::path::Path;
     use std::sync::Mutex;
-    use vmm::Refused;
+    use std::sync::atomic::Ordering;
+    use vmm::{ExitKind, Refused};
 
     #[derive(Default)]
     struct Buttons(Mutex<Vec<&'static str>>);
@@ -324,6 +282,16 @@ mod tests {
 
         fn paused(&self) -> Option<String> {
             None
+        }
+
+        fn disks(&self) -> Vec<DiskCounts> {
+            let read = Totals { requests: 7, errors: 2, ..Totals::default() };
+            vec![DiskCounts { operations: vec![(Operation::Read, read)], ..DiskCounts::default() }]
+        }
+
+        fn counts(&self) -> Counts {
+            let exits = vec![vec![(ExitKind::PortOut, 5)]];
+            Counts { exits, resets: 3, resident_bytes: Some(4096) }
         }
     }
 
@@ -370,10 +338,16 @@ mod tests {
         let off = Arc::clone(&buttons);
         let console = SerialConsole::silent();
         let stopping = Arc::new(AtomicBool::new(false));
-        let disk = DiskStatus { serial: "root".into(), size_bytes: 1 << 30, read_only: false };
+        let disk = crate::api::status::tests::disk("root", 1 << 30);
         let outside = Outside {
             plan: &plan,
-            facts: Facts { disks: vec![disk], nics: vec![], network: Default::default() },
+            facts: Facts {
+                start: Start::now(),
+                disks: vec![disk],
+                nics: vec![],
+                network: Default::default(),
+                nic: None,
+            },
             console: &console,
             control: buttons.clone(),
             off: Box::new(move || off.press("off")),
@@ -388,12 +362,30 @@ mod tests {
         let status: Status = serde_json::from_str(&json).unwrap();
         assert_eq!((code, status.name.as_str(), status.state.as_str()), (200, "web-1", "running"));
         assert_eq!((status.disks[0].size_bytes, status.ready), (1 << 30, false));
+        assert_eq!((status.disks[0].errors, status.stages.as_slice()), (2, &[][..]));
+        let (code, metrics) = ask(&path, "GET /metrics HTTP/1.1\r\n");
+        assert_eq!(code, 200);
+        crate::metrics::tests::lint(&metrics);
+        for line in [
+            "berth_disk_operation_errors_total{disk=\"root\",operation=\"read\"} 2\n",
+            "berth_vcpu_exits_total{vcpu=\"0\",kind=\"io_out\"} 5\n",
+            "berth_guest_resets_total 3\n",
+            "berth_guest_memory_resident_bytes 4096\n",
+            "berth_state{state=\"running\"} 1\n",
+            "berth_ready 0\n",
+        ] {
+            assert!(metrics.contains(line), "{line} is not in {metrics}");
+        }
         stopping.store(true, Ordering::Relaxed);
         assert!(ask(&path, "GET /status HTTP/1.1\r\n").1.contains(r#""state":"stopping""#));
         console.write(b"Cloud-init v. 1 finished at noon\r\n");
         while ask(&path, "GET /readyz HTTP/1.1\r\n").0 != 200 {
             std::thread::yield_now();
         }
+        let (_, json) = ask(&path, "GET /status HTTP/1.1\r\n");
+        let status: Status = serde_json::from_str(&json).unwrap();
+        let stages: Vec<&str> = status.stages.iter().map(|stage| stage.stage.as_str()).collect();
+        assert_eq!(stages, ["console", "cloud-init", "ready"]);
         // Without a display, the console.
         assert_eq!(ask(&path, "GET /screenshot.png HTTP/1.1\r\n").0, 200);
 

@@ -2,14 +2,47 @@
 //! for.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use devices::display::Screen;
 use devices::input::InputSink;
 
+use devices::virtio::blk::{Operation, Totals};
 use vmm::config::MachineConfig;
-use vmm::{Machine, MachineHandle, Refused, StartError};
+use vmm::{ExitKind, Exits, Machine, MachineHandle, Pause, Refused, StartError};
 
 pub use vmm::ExitReason as MachineEnd;
+
+/// What one disk has done.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DiskCounts {
+    /// By operation.
+    pub operations: Vec<(Operation, Totals)>,
+    /// How often a request has found the host full.
+    pub stalls: u64,
+    /// Requests that were not even in the form of one.
+    pub malformed: u64,
+    /// Whether it waits for room on the host now.
+    pub waits: bool,
+}
+
+impl DiskCounts {
+    /// Requests that failed, and of which the guest was told so.
+    pub fn errors(&self) -> u64 {
+        self.operations.iter().fold(0, |sum, (_, totals)| sum.saturating_add(totals.errors))
+    }
+}
+
+/// What the rest of the machine has done.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// For each vCPU, what it has come out of guest mode for.
+    pub exits: Vec<Vec<(ExitKind, u64)>>,
+    /// How often it was reset.
+    pub resets: u64,
+    /// Bytes of its RAM that are in the host's memory, if that can be told.
+    pub resident_bytes: Option<u64>,
+}
 
 /// What can be asked of a running machine, from any thread, without waiting.
 pub trait Control: Send + Sync {
@@ -32,6 +65,10 @@ pub trait Control: Send + Sync {
     fn console_input(&self, bytes: &[u8]) -> usize;
     /// Why the guest does not run although nobody has stopped it; `None`: it runs.
     fn paused(&self) -> Option<String>;
+    /// What its disks have done, in the order in which the guest finds them.
+    fn disks(&self) -> Vec<DiskCounts>;
+    /// What the rest of it has done. Takes milliseconds for a large machine.
+    fn counts(&self) -> Counts;
 }
 
 impl Control for MachineHandle {
@@ -53,6 +90,29 @@ impl Control for MachineHandle {
 
     fn paused(&self) -> Option<String> {
         self.status().paused.map(|pause| pause.to_string())
+    }
+
+    fn disks(&self) -> Vec<DiskCounts> {
+        let waiting = match self.status().paused {
+            Some(Pause::DiskFull(shortages)) => shortages,
+            None => Vec::new(),
+        };
+        let count = |disk: &vmm::DiskStatus| DiskCounts {
+            operations: Operation::ALL.map(|it| (it, disk.counters.totals(it))).to_vec(),
+            stalls: disk.counters.stalls.load(Ordering::Relaxed),
+            malformed: disk.malformed.load(Ordering::Relaxed),
+            waits: waiting.iter().any(|shortage| shortage.disk == disk.name),
+        };
+        MachineHandle::disks(self).iter().map(count).collect()
+    }
+
+    fn counts(&self) -> Counts {
+        let of = |exits: &Arc<Exits>| ExitKind::ALL.map(|kind| (kind, exits.of(kind))).to_vec();
+        Counts {
+            exits: self.exits().iter().map(of).collect(),
+            resets: self.resets(),
+            resident_bytes: self.resident_bytes().ok(),
+        }
     }
 }
 

@@ -5,7 +5,8 @@
 //! [`console`] and [`terminal`] join it to the user, [`screen`] serves it to viewers through
 //! [`server`] and [`vnc`], [`shutdown`] ends it, [`exit`] says how it ended. [`pull`] fetches an image
 //! without running it, [`check`] looks whether one would run. A machine that runs is reached from
-//! outside through [`api`], joined to it by [`interface`]; [`client`] is the other end.
+//! outside through [`api`], joined to it by [`interface`], and counted by [`metrics`]; [`client`] is the
+//! other end.
 
 mod api;
 mod args;
@@ -22,12 +23,14 @@ mod image;
 mod interface;
 mod logging;
 mod machine;
+mod metrics;
 mod net;
 mod nic;
 mod program;
 mod pull;
 mod ready;
 mod run;
+mod running;
 mod screen;
 mod serial_screen;
 mod server;

@@ -12,7 +12,7 @@ use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use devices::net::MacAddr;
 use devices::virtio::net::Counters as DeviceCounters;
@@ -43,12 +43,20 @@ pub struct Nic {
 
 /// What is behind the guest's interface, in the order in which it goes.
 pub struct Network {
-    dhcp: Option<(Service, Arc<dhcp::counters::Counters>)>,
-    statistics: Statistics,
-    device: Arc<DeviceCounters>,
+    dhcp: Option<Service>,
+    meter: Arc<Meter>,
     prepared: Option<Prepared>,
     /// Keeps a tap of ours, and what it has counted, until the end was told.
     _tap: Option<File>,
+}
+
+/// Reads what is counted of the guest's interface, on any thread.
+pub struct Meter {
+    statistics: Statistics,
+    device: Arc<DeviceCounters>,
+    dhcp: Option<Arc<dhcp::counters::Counters>>,
+    /// The most frames to the guest that were told of.
+    rx_frames: AtomicU64,
 }
 
 /// What has gone through the guest's interface, whoever carried it; rx and tx are seen from the
@@ -79,24 +87,42 @@ pub struct Traffic {
     pub dropped: u64,
 }
 
-impl Network {
+impl Meter {
+    fn new(
+        statistics: Statistics,
+        device: Arc<DeviceCounters>,
+        dhcp: Option<Arc<dhcp::counters::Counters>>,
+    ) -> Self {
+        Self { statistics, device, dhcp, rx_frames: AtomicU64::new(0) }
+    }
+
     /// What has gone through so far.
     ///
     /// # Errors
     /// What the kernel says: the interface may be gone.
     pub fn counters(&self) -> Result<NicCounters, Refused> {
-        let dhcp = self.dhcp.as_ref().map(|(_, counters)| &**counters);
-        Ok(counted(self.statistics.read()?, &self.device, dhcp))
+        let mut counters = counted(self.statistics.read()?, &self.device, self.dhcp.as_deref());
+        // A difference of two numbers that are not read at once: it might seem to shrink.
+        let frames = &mut counters.rx.frames;
+        *frames = self.rx_frames.fetch_max(*frames, Ordering::Relaxed).max(*frames);
+        Ok(counters)
+    }
+
+    /// What the guest was told of its network; `None`: that is not ours to say.
+    pub fn dhcp(&self) -> Option<&Arc<dhcp::counters::Counters>> {
+        self.dhcp.as_ref()
+    }
+}
+
+impl Network {
+    /// What is counted of it.
+    pub fn meter(&self) -> Arc<Meter> {
+        Arc::clone(&self.meter)
     }
 
     /// What the guest is meant to have; `None`: that is not ours to say.
     pub fn guest(&self) -> Option<&GuestNetwork> {
         self.prepared.as_ref().map(|prepared| &prepared.guest)
-    }
-
-    /// What the guest has asked for and got, if it is told of its network.
-    pub fn leases(&self) -> Option<Arc<dhcp::counters::Counters>> {
-        self.dhcp.as_ref().map(|(_, counters)| Arc::clone(counters))
     }
 }
 
@@ -107,8 +133,8 @@ fn counted(
     dhcp: Option<&dhcp::counters::Counters>,
 ) -> NicCounters {
     let TapStatistics { link, refused } = tap;
-    let rx_dropped = device.rx_dropped.load(Ordering::Relaxed);
-    let tx_dropped = device.tx_dropped.load(Ordering::Relaxed);
+    let rx_dropped = device.rx().dropped;
+    let tx_dropped = device.tx().dropped;
     NicCounters {
         rx: Traffic {
             frames: link.tx_packets.saturating_sub(rx_dropped),
@@ -146,12 +172,12 @@ impl fmt::Display for Traffic {
 
 impl Drop for Network {
     fn drop(&mut self) {
-        match self.counters() {
+        match self.meter.counters() {
             Ok(counters) => log::info!("the guest's interface: {counters}"),
             Err(error) => log::debug!("the guest's interface counts no more: {error}"),
         }
-        if let Some((service, counters)) = self.dhcp.take() {
-            drop(service);
+        drop(self.dhcp.take());
+        if let Some(counters) = self.meter.dhcp() {
             log::info!("the guest's configuration: {counters}");
         }
     }
@@ -205,7 +231,8 @@ fn existing(plan: &Plan, name: &str, mac: MacAddr) -> Result<Nic, Box<dyn Error>
     let counters = Arc::clone(&device);
     let config = NicConfig { taps: tap.queues, vhost, mac, mtu, counters };
     let statistics = Statistics::open(name)?;
-    let network = Network { dhcp: None, statistics, device, prepared: None, _tap: None };
+    let meter = Arc::new(Meter::new(statistics, device, None));
+    let network = Network { dhcp: None, meter, prepared: None, _tap: None };
     Ok(Nic { config, network })
 }
 
@@ -221,8 +248,9 @@ fn made(plan: &Plan, request: &Request) -> Result<Nic, Box<dyn Error>> {
     let device = Arc::<DeviceCounters>::default();
     let counters = Arc::clone(&device);
     let config = NicConfig { taps, vhost, mac, mtu, counters };
-    let dhcp = serve(&mut prepared).map_err(NoService)?;
-    let network = Network { dhcp, statistics, device, prepared: Some(prepared), _tap: tap };
+    let (dhcp, told) = serve(&mut prepared).map_err(NoService)?.unzip();
+    let meter = Arc::new(Meter::new(statistics, device, told));
+    let network = Network { dhcp, meter, prepared: Some(prepared), _tap: tap };
     Ok(Nic { config, network })
 }
 
@@ -288,8 +316,8 @@ mod tests {
             refused: 5,
         };
         let device = DeviceCounters::default();
-        device.rx_dropped.store(3, Ordering::Relaxed);
-        device.tx_dropped.store(2, Ordering::Relaxed);
+        device.pair(0).rx.dropped.add(3);
+        device.pair(1).tx.dropped.add(2);
         let dhcp = dhcp::counters::Counters::default();
         let counters = counted(tap, &device, Some(&dhcp));
         let want = NicCounters {
@@ -305,8 +333,17 @@ mod tests {
             "17 frames (2000 bytes, 7 more dropped) received, 10 frames (1000 bytes, 3 more \
              dropped) sent, 5 of them refused by the fence"
         );
-        device.tx_dropped.store(9, Ordering::Relaxed);
+        device.pair(1).tx.dropped.add(7);
         assert_eq!(counted(tap, &device, None).tx.dropped, 9);
+    }
+
+    #[test]
+    fn frames_to_the_guest_never_seem_to_shrink() {
+        let device = Arc::<DeviceCounters>::default();
+        let meter = Meter::new(Statistics::open("lo").unwrap(), Arc::clone(&device), None);
+        meter.rx_frames.store(1 << 60, Ordering::Relaxed);
+        device.pair(0).rx.dropped.add(1);
+        assert_eq!(meter.counters().unwrap().rx.frames, 1 << 60);
     }
 
     #[test]

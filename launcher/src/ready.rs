@@ -8,8 +8,7 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::os::fd::AsFd;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use devices::event::{Event, wait_readable};
@@ -35,13 +34,45 @@ pub struct Network {
     pub addresses: Vec<IpAddr>,
 }
 
+/// What a guest reaches on its way up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// It has said something on its serial console: its kernel runs, for most.
+    Console,
+    /// It has asked for an address and got it.
+    Lease,
+    /// It takes connections: looked for with `--ready tcp:PORT`, by whoever asks whether it is ready.
+    Tcp,
+    /// cloud-init has finished: looked for with `--ready cloud-init`.
+    CloudInit,
+    /// It is ready, by its rule.
+    Ready,
+}
+
+impl Stage {
+    /// One word.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Console => "console",
+            Self::Lease => "lease",
+            Self::Tcp => "tcp",
+            Self::CloudInit => "cloud-init",
+            Self::Ready => "ready",
+        }
+    }
+}
+
 /// The rule, and what it looks at.
 pub struct Readiness {
     rule: Ready,
     network: Network,
     /// When the guest was last connected to, and what came of it.
     tried: Mutex<Option<(Instant, Result<String, String>)>>,
-    finished: Arc<AtomicBool>,
+    /// When it was first connected to.
+    answered: OnceLock<Instant>,
+    /// When cloud-init had finished.
+    finished: Arc<OnceLock<Instant>>,
+    console: Arc<History>,
     _watch: Option<Worker<()>>,
 }
 
@@ -51,18 +82,29 @@ impl Readiness {
     /// # Errors
     /// No thread could be started.
     pub fn new(rule: Ready, network: Network, console: &Arc<History>) -> io::Result<Self> {
-        let finished = Arc::new(AtomicBool::new(false));
+        let finished = Arc::<OnceLock<Instant>>::default();
         let watch = match rule {
             Ready::CloudInit => {
                 let follower = console.follow()?;
                 let found = Arc::clone(&finished);
-                let body =
-                    move |stop: &Event| found.store(watch(follower, stop), Ordering::Relaxed);
+                let body = move |stop: &Event| {
+                    if watch(follower, stop) {
+                        found.get_or_init(Instant::now);
+                    }
+                };
                 Some(Worker::spawn("cloud-init", || (), body)?)
             }
             _ => None,
         };
-        Ok(Self { rule, network, tried: Mutex::default(), finished, _watch: watch })
+        Ok(Self {
+            rule,
+            network,
+            tried: Mutex::default(),
+            answered: OnceLock::new(),
+            finished,
+            console: Arc::clone(console),
+            _watch: watch,
+        })
     }
 
     /// Whether it is ready, and why, or what is missing.
@@ -74,7 +116,7 @@ impl Readiness {
             Ready::Running => Ok("the machine runs".to_owned()),
             Ready::Lease => self.lease(),
             Ready::Tcp(port) => self.connect(port),
-            Ready::CloudInit if self.finished.load(Ordering::Relaxed) => {
+            Ready::CloudInit if self.finished.get().is_some() => {
                 Ok("cloud-init has finished".to_owned())
             }
             Ready::CloudInit => Err("cloud-init has not finished".to_owned()),
@@ -88,6 +130,40 @@ impl Readiness {
         let Some(leases) = &self.network.leases else { return Vec::new() };
         let v4 = leases.lease_v4().map(|lease| lease.address.into());
         v4.into_iter().chain(leases.lease_v6().map(|lease| lease.address.into())).collect()
+    }
+
+    /// What has been reached, and when for the first time; `started` is when the machine was. A stage
+    /// that has not been reached, or that nothing looks for, is not among them.
+    pub fn stages(&self, started: Instant) -> Vec<(Stage, Duration)> {
+        let lease = self.network.leases.as_ref().and_then(|leases| leases.first_lease());
+        let answer = self.answered.get().copied();
+        let finished = self.finished.get().copied();
+        let ready = match self.rule {
+            Ready::Running => Some(started),
+            Ready::Lease => lease,
+            Ready::Tcp(_) => answer,
+            Ready::CloudInit => finished,
+        };
+        let stages = [
+            (Stage::Console, self.console.began()),
+            (Stage::Lease, lease),
+            (Stage::Tcp, answer),
+            (Stage::CloudInit, finished),
+            (Stage::Ready, ready),
+        ];
+        let reached = stages.into_iter().filter_map(|(stage, at)| Some((stage, at?)));
+        reached.map(|(stage, at)| (stage, at.saturating_duration_since(started))).collect()
+    }
+
+    /// Whether it is ready as far as that is known: a guest that has to be connected to is not.
+    pub fn seen(&self) -> bool {
+        match self.rule {
+            Ready::Tcp(_) => {
+                let tried = self.tried.lock().unwrap_or_else(PoisonError::into_inner);
+                tried.as_ref().is_some_and(|(_, outcome)| outcome.is_ok())
+            }
+            _ => self.look().is_ok(),
+        }
     }
 
     fn lease(&self) -> Result<String, String> {
@@ -120,7 +196,11 @@ impl Readiness {
                 break;
             }
         }
-        *tried = Some((Instant::now(), outcome.clone()));
+        let now = Instant::now();
+        if outcome.is_ok() {
+            self.answered.get_or_init(|| now);
+        }
+        *tried = Some((now, outcome.clone()));
         outcome
     }
 }
@@ -180,10 +260,12 @@ mod tests {
             readiness(Ready::Running, vec![], &console).look(),
             Ok("running: the machine runs".to_owned())
         );
-        assert_eq!(
-            readiness(Ready::Lease, vec![], &console).look(),
-            Err("lease: the guest has not asked for an address".to_owned())
-        );
+        let leased = readiness(Ready::Lease, vec![], &console);
+        assert_eq!(leased.look(), Err("lease: the guest has not asked for an address".to_owned()));
+        let started = Instant::now();
+        assert!(leased.stages(started).is_empty() && !leased.seen());
+        let running = readiness(Ready::Running, vec![], &console);
+        assert_eq!(running.stages(started), [(Stage::Ready, Duration::ZERO)]);
     }
 
     #[test]
@@ -193,7 +275,11 @@ mod tests {
         let port = listener.local_addr().unwrap().port();
         let local = vec![IpAddr::from([127, 0, 0, 1])];
         let ready = readiness(Ready::Tcp(port), local.clone(), &console);
+        let started = Instant::now();
+        assert!(!ready.seen() && ready.stages(started).is_empty(), "nobody has asked");
         assert_eq!(ready.look(), Ok(format!("tcp:{port}: the guest answers at 127.0.0.1:{port}")));
+        let stages: Vec<Stage> = ready.stages(started).iter().map(|(stage, _)| *stage).collect();
+        assert!(ready.seen() && stages == [Stage::Tcp, Stage::Ready], "{stages:?}");
         drop(listener);
         // Unless a second has passed meanwhile, this is the answer of before.
         let _ = ready.look();

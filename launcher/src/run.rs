@@ -439,6 +439,14 @@ mod tests {
         fn paused(&self) -> Option<String> {
             None
         }
+
+        fn disks(&self) -> Vec<crate::machine::DiskCounts> {
+            Vec::new()
+        }
+
+        fn counts(&self) -> crate::machine::Counts {
+            Default::default()
+        }
     }
 
     fn supervised(obeys: bool, timeout: Duration, requests: usize) -> (Ending, Vec<&'static str>) {

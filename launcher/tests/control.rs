@@ -92,7 +92,7 @@ fn status_finds_its_machine_and_shows_it() {
     let asked = server(&own.join("web-1.sock"), STATUS);
     let (code, out, said) = berth(dir.path(), &["status", "--name", "web-1"]);
     assert_eq!(code, Some(0), "{said}");
-    assert!(out.starts_with("name       web-1\nstate      running for 1 min 1 s\n"), "{out}");
+    assert!(out.starts_with("name       web-1\nstate      running, up for 1 min 1 s\n"), "{out}");
     let (head, _) = asked.join().unwrap();
     assert!(head.starts_with("GET /status HTTP/1.1\r\nHost: localhost\r\n"), "{head}");
 

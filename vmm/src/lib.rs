@@ -17,6 +17,7 @@ pub mod machine;
 pub mod memory;
 pub mod smbios;
 
+pub use kvm::exits::{ExitKind, Exits};
 pub use machine::handle::{DiskStatus, MachineHandle, MachineStatus};
 pub use machine::lifecycle::ExitReason;
 pub use machine::mailbox::Refused;

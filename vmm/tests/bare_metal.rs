@@ -8,9 +8,11 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use devices::serial::Console;
-use vmm::config::{BootConfig, DisplayConfig, Identity, MachineConfig};
+use vmm::config::{BootConfig, DiskConfig, DisplayConfig, Identity, MachineConfig};
 use vmm::{ExitReason, Machine, StartError};
 
+#[path = "bare_metal/counting.rs"]
+mod counting;
 #[path = "bare_metal/desktop.rs"]
 mod desktop;
 
@@ -71,6 +73,10 @@ impl Code {
     fn in8(self, port: u16) -> Code {
         self.dx(port).bytes(&[0xec])
     }
+    /// Stores 32 bits at an address.
+    fn store(self, address: u32, value: u32) -> Code {
+        self.bytes(&[0xc7, 0x05]).bytes(&address.to_le_bytes()).bytes(&value.to_le_bytes())
+    }
     fn say(self, text: &str) -> Code {
         text.bytes().fold(self, |code, byte| code.out8(COM1, byte))
     }
@@ -118,11 +124,12 @@ impl Code {
 
 /// Runs `code` on a machine with `cpus` and `memory_mib`; `None`, aloud, where there is no KVM.
 fn start(code: &Code, cpus: u32, memory_mib: u64) -> Option<(Machine, Arc<Paper>)> {
-    start_with(None, code, cpus, memory_mib)
+    start_on(Vec::new(), None, code, cpus, memory_mib)
 }
 
-/// The same with a display, or without.
-fn start_with(
+/// The same with disks, and with a display or without.
+fn start_on(
+    disks: Vec<DiskConfig>,
     display: Option<DisplayConfig>,
     code: &Code,
     cpus: u32,
@@ -138,7 +145,7 @@ fn start_with(
             initrd: None,
             cmdline: "quiet".into(),
         },
-        disks: Vec::new(),
+        disks,
         nics: Vec::new(),
         display,
         console: paper.clone(),

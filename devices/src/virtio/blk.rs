@@ -22,10 +22,11 @@ use config::{F_FLUSH, QUEUE_SIZE};
 use disk::{Disk, ID_LEN};
 use limit::Limiter;
 
-pub use disk::Counters;
+pub use counters::{Counters, LATENCY_BOUNDS, LATENCY_CLASSES, Operation, Totals};
 pub use limit::Limits;
 
 pub mod config;
+mod counters;
 mod disk;
 mod limit;
 mod request;
@@ -141,7 +142,7 @@ impl Blk {
             read_only: info.read_only,
             write_through: false,
             inline: true,
-            counters: Arc::default(),
+            counters: Arc::new(Counters::new(queues)),
             limiter: None,
             shortages: Arc::default(),
         };

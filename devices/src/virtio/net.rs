@@ -21,7 +21,10 @@ use config::F_MQ;
 use ctrl::Control;
 use job::{Context, PairEnd, PairJob, Port};
 
+pub use counters::{Counters, Flow, PairCounters, Total};
+
 pub mod config;
+mod counters;
 mod ctrl;
 mod job;
 mod pair;
@@ -55,26 +58,6 @@ pub enum NetError {
     /// No eventfd.
     #[error("no eventfd for the queue pairs")]
     Eventfd(#[source] std::io::Error),
-}
-
-/// What was done; shared with whoever reports it. rx and tx are seen from the guest.
-///
-/// The kernel counts for itself: what it carries is in the interface's own statistics only, and
-/// not here.
-#[derive(Debug, Default)]
-pub struct Counters {
-    /// Frames received.
-    pub rx_frames: AtomicU64,
-    /// Their bytes, without headers.
-    pub rx_bytes: AtomicU64,
-    /// Frames that did not fit into the guest's buffers.
-    pub rx_dropped: AtomicU64,
-    /// Frames sent.
-    pub tx_frames: AtomicU64,
-    /// Their bytes, without headers.
-    pub tx_bytes: AtomicU64,
-    /// Frames that were malformed, or that the interface did not take.
-    pub tx_dropped: AtomicU64,
 }
 
 /// A network device.

@@ -7,8 +7,7 @@
 //! screen or the serial [`console`]. The caller is the listener on TCP port 5900, or [`control`], the
 //! socket of this host.
 //!
-//! What stands behind it are traits and closures: [`Machine`], [`Health`], [`Viewers`]. Left out:
-//! `/metrics`.
+//! What stands behind it are traits and closures: [`Machine`], [`Health`], [`Viewers`].
 
 pub mod auth;
 mod connection;
@@ -74,6 +73,8 @@ impl Power {
 pub trait Machine: Send + Sync {
     /// What is told of it; the number of consoles is filled in here.
     fn status(&self) -> Status;
+    /// Its metrics in OpenMetrics' text form; so many `consoles` are attached.
+    fn metrics(&self, consoles: u32) -> String;
     /// Presses a button.
     ///
     /// # Errors
@@ -208,5 +209,7 @@ impl Drop for Seat<'_> {
     }
 }
 
+#[cfg(test)]
+mod load;
 #[cfg(test)]
 mod tests;

@@ -4,6 +4,7 @@
 //! whatever does something, the password; then what is asked for.
 
 use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
 
 use super::auth;
 use super::console::{self, Console};
@@ -16,6 +17,7 @@ use crate::server::passwords::Access;
 use crate::server::stream::Stream;
 
 const JSON: &str = "application/json";
+const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// What becomes of a request.
 pub enum Answer<'a> {
@@ -106,6 +108,7 @@ fn route<'a>(
             Response::found("text/plain; charset=utf-8", said).into()
         }
         (_, "/status") => status(api).into(),
+        (_, "/metrics") => metrics(api).into(),
         (_, "/screenshot.png") => picture(api).into(),
         (_, path) => page::file(path, &api.web_root)
             .unwrap_or_else(|| Response::line(404, "there is nothing of this name"))
@@ -167,7 +170,7 @@ fn power(body: &[u8], access: Access, api: &Api) -> Response {
 
 fn status(api: &Api) -> Response {
     let mut status = api.parts.machine.status();
-    status.consoles = api.consoles.load(std::sync::atomic::Ordering::Relaxed);
+    status.consoles = api.consoles.load(Ordering::Relaxed);
     match serde_json::to_vec(&status) {
         Ok(mut json) => {
             json.push(b'\n');
@@ -175,6 +178,11 @@ fn status(api: &Api) -> Response {
         }
         Err(error) => Response::line(503, error.to_string()),
     }
+}
+
+fn metrics(api: &Api) -> Response {
+    let consoles = api.consoles.load(Ordering::Relaxed);
+    Response::found(OPEN_METRICS, api.parts.machine.metrics(consoles).into_bytes())
 }
 
 fn picture(api: &Api) -> Response {

@@ -11,8 +11,11 @@ use crate::units;
 pub struct Status {
     /// Its name.
     pub name: String,
-    /// `running`, or `stopping` once its end was asked for.
+    /// `running`, `paused`, or `stopping` once its end was asked for.
     pub state: String,
+    /// Why it is paused.
+    #[serde(default)]
+    pub paused: Option<String>,
     /// Of Berth.
     pub version: String,
     /// Seconds since the machine was started.
@@ -25,6 +28,9 @@ pub struct Status {
     pub disks: Vec<DiskStatus>,
     /// Likewise.
     pub nics: Vec<NicStatus>,
+    /// What it has reached on its way up.
+    #[serde(default)]
+    pub stages: Vec<StageStatus>,
     /// Whether it is ready, by the rule of `--ready`.
     pub ready: bool,
     /// The rule, and if it is not ready, what is missing.
@@ -44,6 +50,24 @@ pub struct DiskStatus {
     pub size_bytes: u64,
     /// Whether the guest cannot write it.
     pub read_only: bool,
+    /// How it is called in logs: its file, for most.
+    #[serde(default)]
+    pub name: String,
+    /// Requests that failed, and of which the guest was told so.
+    #[serde(default)]
+    pub errors: u64,
+    /// Whether it waits for room on the host, and the machine with it.
+    #[serde(default)]
+    pub waits_for_room: bool,
+}
+
+/// A stage of readiness.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StageStatus {
+    /// `console`, `lease`, `tcp`, `cloud-init` or `ready`.
+    pub stage: String,
+    /// When it was first reached: milliseconds since the machine was started.
+    pub after_ms: u64,
 }
 
 /// A network interface.
@@ -68,14 +92,26 @@ impl Status {
             let _ = writeln!(text, "{name:<10} {value}");
         };
         line("name", self.name.clone());
-        line("state", format!("{} for {}", self.state, duration(self.uptime_s)));
+        let why = self.paused.as_ref().map(|why| format!("; {why}")).unwrap_or_default();
+        line("state", format!("{}, up for {}{why}", self.state, duration(self.uptime_s)));
         line("ready", format!("{}: {}", if self.ready { "yes" } else { "no" }, self.readiness));
+        for StageStatus { stage, after_ms } in &self.stages {
+            line(
+                "reached",
+                format!("{stage} after {}.{} s", after_ms / 1000, after_ms % 1000 / 100),
+            );
+        }
         line("cpus", self.cpus.to_string());
         line("memory", units::show(self.memory_bytes));
         for disk in &self.disks {
             let how = if disk.read_only { ", read-only" } else { "" };
             let size = units::show(disk.size_bytes);
-            line("disk", format!("{size}{how}, serial number {}", disk.serial));
+            let wrong = match disk.errors {
+                0 => String::new(),
+                errors => format!(", {errors} requests failed"),
+            };
+            let waits = if disk.waits_for_room { ", waits for room on the host" } else { "" };
+            line("disk", format!("{size}{how}, serial number {}{wrong}{waits}", disk.serial));
         }
         for nic in &self.nics {
             let mut value = nic.mac.clone();
@@ -110,19 +146,31 @@ fn duration(seconds: u64) -> String {
 pub mod tests {
     use super::*;
 
+    /// A disk of which nothing is wrong.
+    pub fn disk(serial: &str, size_bytes: u64) -> DiskStatus {
+        DiskStatus {
+            serial: serial.into(),
+            size_bytes,
+            read_only: false,
+            name: format!("/image/{serial}"),
+            errors: 0,
+            waits_for_room: false,
+        }
+    }
+
     /// A machine as it could be.
     pub fn example() -> Status {
+        let drive = DiskStatus { read_only: true, ..disk("config-2", 393_216) };
         Status {
             name: "web-1".into(),
             state: "running".into(),
+            paused: None,
             version: "0.1.0".into(),
             uptime_s: 3723,
             cpus: 2,
             memory_bytes: 2 << 30,
-            disks: vec![
-                DiskStatus { serial: "root".into(), size_bytes: 10 << 30, read_only: false },
-                DiskStatus { serial: "config-2".into(), size_bytes: 393_216, read_only: true },
-            ],
+            disks: vec![disk("root", 10 << 30), drive],
+            stages: vec![StageStatus { stage: "console".into(), after_ms: 1279 }],
             nics: vec![NicStatus {
                 mac: "52:54:00:12:34:56".into(),
                 mtu: Some(1450),
@@ -141,8 +189,9 @@ pub mod tests {
         assert_eq!(
             example().to_text(),
             "name       web-1\n\
-             state      running for 1 h 2 min\n\
+             state      running, up for 1 h 2 min\n\
              ready      yes: lease: the guest has 192.168.254.2\n\
+             reached    console after 1.2 s\n\
              cpus       2\n\
              memory     2 GiB\n\
              disk       10 GiB, serial number root\n\
@@ -155,6 +204,21 @@ pub mod tests {
         assert_eq!(duration(59), "59 s");
         assert_eq!(duration(61), "1 min 1 s");
         assert_eq!(duration(100_000), "1 d 3 h");
+    }
+
+    #[test]
+    fn what_is_wrong_is_said() {
+        let mut status = example();
+        status.state = "paused".into();
+        status.paused = Some("there is no room for /image/root".into());
+        (status.disks[0].errors, status.disks[0].waits_for_room) = (3, true);
+        let text = status.to_text();
+        for line in [
+            "state      paused, up for 1 h 2 min; there is no room for /image/root\n",
+            "disk       10 GiB, serial number root, 3 requests failed, waits for room on the host\n",
+        ] {
+            assert!(text.contains(line), "{text}");
+        }
     }
 
     #[test]

@@ -28,6 +28,10 @@ impl Machine for Recorder {
         example()
     }
 
+    fn metrics(&self, consoles: u32) -> String {
+        format!("berth_console_readers {consoles}\n# EOF\n")
+    }
+
     fn press(&self, button: Power) -> Result<(), String> {
         if button == Power::Off {
             return Err("the machine has ended".to_owned());
@@ -55,8 +59,8 @@ impl Health for Recorder {
     }
 }
 
-struct Room {
-    api: Arc<Api>,
+pub(super) struct Room {
+    pub(super) api: Arc<Api>,
     machine: Arc<Recorder>,
     web_root: tempfile::TempDir,
 }
@@ -84,7 +88,7 @@ fn echo(guest: Guest) {
     }
 }
 
-fn room(password: bool) -> Room {
+pub(super) fn room(password: bool) -> Room {
     let machine = Arc::new(Recorder::default());
     let web_root = tempfile::tempdir().unwrap();
     std::fs::create_dir(web_root.path().join("core")).unwrap();
@@ -183,7 +187,8 @@ fn every_route_answers() {
         ("GET /console", 200),
         ("GET /websockify", 426),
         ("GET /power", 405),
-        ("GET /metrics", 404),
+        ("GET /metrics", 200),
+        ("POST /metrics", 405),
         ("POST /status", 405),
         ("POST /healthz", 405),
         ("DELETE /", 405),
@@ -201,6 +206,10 @@ fn every_route_answers() {
     let status = room.raw(FROM, format!("GET /status HTTP/1.1\r\n{HOST}\r\n\r\n").as_bytes());
     let (_, json) = status.split_once("\r\n\r\n").unwrap();
     assert_eq!(serde_json::from_str::<Status>(json).unwrap(), example());
+    let metrics = room.raw(FROM, format!("GET /metrics HTTP/1.1\r\n{HOST}\r\n\r\n").as_bytes());
+    let kind = "\r\nContent-Type: application/openmetrics-text; version=1.0.0; charset=utf-8\r\n";
+    assert!(metrics.contains(kind), "{metrics}");
+    assert!(metrics.ends_with("\r\n\r\nberth_console_readers 0\n# EOF\n"), "{metrics}");
     drop(room.web_root);
 }
 

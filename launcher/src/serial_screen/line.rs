@@ -110,6 +110,14 @@ mod tests {
         fn paused(&self) -> Option<String> {
             None
         }
+
+        fn disks(&self) -> Vec<crate::machine::DiskCounts> {
+            Vec::new()
+        }
+
+        fn counts(&self) -> crate::machine::Counts {
+            Default::default()
+        }
     }
 
     #[test]

@@ -24,6 +24,7 @@ use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
 
 use super::cpuid::Template;
 use super::exit::Buses;
+use super::exits::{ExitKind, Exits};
 use super::registers::{self, PowerOn};
 use super::{During, KvmError};
 use crate::boot::Entry;
@@ -48,6 +49,7 @@ pub struct Vcpu {
     fd: VcpuFd,
     page: RunPage,
     power_on: PowerOn,
+    exits: Arc<Exits>,
     /// It has run since it was last reset.
     used: bool,
     physical_bits: u32,
@@ -111,12 +113,17 @@ impl Vcpu {
         let page = RunPage(fd.get_kvm_run());
         let power_on = PowerOn::read(kvm, &fd)?;
         let physical_bits = template.physical_bits();
-        Ok(Vcpu { id, fd, page, power_on, used: false, physical_bits })
+        Ok(Vcpu { id, fd, page, power_on, exits: Arc::default(), used: false, physical_bits })
     }
 
     /// KVM's handle.
     pub fn fd(&mut self) -> &mut VcpuFd {
         &mut self.fd
+    }
+
+    /// What its thread counts.
+    pub fn exits(&self) -> Arc<Exits> {
+        self.exits.clone()
     }
 
     /// KVM's number for the internal error that was the last exit.
@@ -149,7 +156,9 @@ impl Vcpu {
     /// Runs guest code until a kick (`None`) or something the machine must know of.
     fn run(&mut self, buses: &Buses, sink: &EventSink) -> Option<VcpuEvent> {
         loop {
-            let event = match self.fd.run() {
+            let outcome = self.fd.run();
+            self.exits.count(ExitKind::of(&outcome));
+            let event = match outcome {
                 Ok(VcpuExit::IoIn(port, data)) => {
                     buses.port_in(port, self.page.io_size(), data);
                     None

@@ -113,7 +113,11 @@ pub fn attach(
         let blk = Blk::new(disk.backend.clone(), &disk.serial, queues, disk.engine)
             .map_err(|e| failed(&e))?;
         let name: Arc<str> = disk.name.into();
-        statuses.push(DiskStatus { name: name.clone(), counters: blk.counters() });
+        statuses.push(DiskStatus {
+            name: name.clone(),
+            counters: blk.counters(),
+            malformed: blk.malformed(),
+        });
         let blk = blk.named(name).limited(disk.limits).with_shortages(shortages.clone());
         place(resources::disk(index), Box::new(blk))?;
         backends.push(disk.backend);

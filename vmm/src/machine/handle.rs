@@ -1,16 +1,21 @@
 //! The one way into a running machine from outside.
 
+use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use devices::block::shortage::Shortages;
 use devices::display::Screen;
 use devices::input::InputSink;
+use devices::mem::GuestMemory;
 use devices::serial::SerialPort;
 use devices::virtio::blk::Counters;
 
 use super::lifecycle::Request;
 use super::mailbox::{Mailbox, Refused};
 use super::pause::Pause;
+use crate::kvm::exits::Exits;
+use crate::memory;
 
 /// Asks things of a machine, from any thread. Outlives the machine: it then refuses.
 #[derive(Clone)]
@@ -19,6 +24,9 @@ pub struct MachineHandle {
     pub(super) serial: Arc<SerialPort>,
     pub(super) shortages: Arc<Shortages>,
     pub(super) disks: Arc<[DiskStatus]>,
+    pub(super) exits: Arc<[Arc<Exits>]>,
+    pub(super) resets: Arc<AtomicU64>,
+    pub(super) memory: GuestMemory,
     pub(super) screen: Option<Arc<dyn Screen>>,
     pub(super) input: Option<Arc<dyn InputSink>>,
 }
@@ -37,6 +45,8 @@ pub struct DiskStatus {
     pub name: Arc<str>,
     /// What was done with it so far, errors and pauses included.
     pub counters: Arc<Counters>,
+    /// Chains that were refused as malformed.
+    pub malformed: Arc<AtomicU64>,
 }
 
 impl MachineHandle {
@@ -72,6 +82,24 @@ impl MachineHandle {
     /// The disks, in the order of their PCI slots.
     pub fn disks(&self) -> &[DiskStatus] {
         &self.disks
+    }
+
+    /// What the vCPUs have come out of guest mode for, in the order of their numbers.
+    pub fn exits(&self) -> &[Arc<Exits>] {
+        &self.exits
+    }
+
+    /// How often the machine was reset, by the guest or from outside.
+    pub fn resets(&self) -> u64 {
+        self.resets.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of guest RAM that are in the host's memory. Takes milliseconds for a large machine.
+    ///
+    /// # Errors
+    /// What the host says.
+    pub fn resident_bytes(&self) -> io::Result<u64> {
+        memory::resident(&self.memory)
     }
 
     /// There is room again: disks that wait for some try at once, instead of in a few seconds.

@@ -15,6 +15,7 @@ pub mod pause;
 pub mod resources;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
@@ -35,6 +36,7 @@ use crate::boot::{self, BootError, Entry};
 use crate::config::{BootConfig, DisplayConfig, Identity, MAX_CPUS, MachineConfig};
 use crate::kvm::cpuid::Template;
 use crate::kvm::exit::Buses;
+use crate::kvm::exits::Exits;
 use crate::kvm::vcpu::{EventSink, Vcpu, Vcpus};
 use crate::kvm::vm::Vm;
 use crate::kvm::{self, KvmError, probe, registers};
@@ -83,6 +85,9 @@ impl Machine {
             serial: parts.board.serial.clone(),
             shortages: parts.shortages.clone(),
             disks: parts.disks.statuses.clone(),
+            exits: parts.exits.clone(),
+            resets: parts.resets.clone(),
+            memory: parts.memory.clone(),
             screen: desktop.map(|desktop| desktop.adapter.clone() as Arc<dyn Screen>),
             input: desktop.map(|desktop| desktop.desk.clone() as Arc<dyn InputSink>),
         };
@@ -125,6 +130,8 @@ impl Drop for Machine {
 /// Everything a machine is made of; dropped from top to bottom.
 struct Parts {
     vcpus: Vcpus,
+    exits: Arc<[Arc<Exits>]>,
+    resets: Arc<AtomicU64>,
     buses: Arc<Buses>,
     vm: Arc<Vm>,
     board: Board,
@@ -180,11 +187,14 @@ impl Parts {
         if require_native {
             probe::run(&mut vcpus[0], &memory)?;
         }
+        let exits = vcpus.iter().map(Vcpu::exits).collect();
         let reports = mailbox.clone();
         let sink: EventSink = Arc::new(move |event| reports.report(Happening::Vcpu(event)));
         let vcpus = Vcpus::start(vcpus, &buses, &sink).map_err(StartError::Thread)?;
         let mut parts = Parts {
             vcpus,
+            exits,
+            resets: Arc::default(),
             buses,
             vm,
             board,
@@ -247,6 +257,7 @@ impl Parts {
                 Action::Settle => self.settle(),
                 Action::Reset => {
                     log::info!("the machine resets");
+                    self.resets.fetch_add(1, Ordering::Relaxed);
                     if let Err(error) = self.reset() {
                         break ExitReason::Failed(format!("reset: {error}"));
                     }

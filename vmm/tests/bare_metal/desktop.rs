@@ -8,7 +8,7 @@ use devices::input::{Buttons, Key, Pointer};
 use vmm::config::DisplayConfig;
 use vmm::{ExitReason, Machine};
 
-use super::{COM1, Code, Paper, RESET_CONTROL, start_with};
+use super::{COM1, Code, Paper, RESET_CONTROL, start_on};
 
 const SCREEN: DisplayConfig = DisplayConfig { width: 640, height: 480 };
 /// Where direct boot puts video memory: at the start of the PCI window.
@@ -19,11 +19,6 @@ const BLUE: u32 = 0x00_00ff;
 const ALL: Rect = Rect { x: 0, y: 0, width: u32::MAX, height: u32::MAX };
 
 impl Code {
-    /// Stores 32 bits at an address.
-    fn store(self, address: u32, value: u32) -> Code {
-        self.bytes(&[0xc7, 0x05]).bytes(&address.to_le_bytes()).bytes(&value.to_le_bytes())
-    }
-
     /// Waits for a byte of the serial port.
     fn wait_for_input(self) -> Code {
         self.dx(COM1 + 5).bytes(&[0xec, 0xa8, 0x01, 0x74, 0xfb]).in8(COM1)
@@ -65,7 +60,7 @@ impl Viewer {
 }
 
 fn run(code: &Code) -> Option<(Machine, Arc<Paper>)> {
-    start_with(Some(SCREEN), code, 1, 32)
+    start_on(Vec::new(), Some(SCREEN), code, 1, 32)
 }
 
 fn tell(machine: &Machine, paper: &Paper, answer: &str) {

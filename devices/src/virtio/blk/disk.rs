@@ -1,11 +1,12 @@
-//! The disk, as requests see it: what is allowed, what is counted, and what an error comes to.
+//! The disk, as requests see it: what is allowed, and what an error comes to.
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::config::SECTOR;
+use super::counters::Counters;
 use super::limit::Limiter;
 use super::request::{Kind, Request, S_IOERR, S_OK, S_UNSUPP, T_DISCARD, T_GET_ID, T_WRITE_ZEROES};
 use super::segments::{Command, Segments};
@@ -42,23 +43,15 @@ pub enum Task {
     },
 }
 
-/// Which errors and chains were counted, and how much was done; shared with whoever reports it.
-#[derive(Debug, Default)]
-pub struct Counters {
-    /// Reads that succeeded.
-    pub reads: AtomicU64,
-    /// Bytes they moved.
-    pub read_bytes: AtomicU64,
-    /// Writes that succeeded.
-    pub writes: AtomicU64,
-    /// Bytes they moved.
-    pub written_bytes: AtomicU64,
-    /// Flushes that succeeded.
-    pub flushes: AtomicU64,
-    /// Requests that failed, and of which the guest was told so.
-    pub errors: AtomicU64,
-    /// How often a request found the host full; it was kept, and tried again.
-    pub stalls: AtomicU64,
+impl Task {
+    /// Bytes that a request with this task is about, if it moves `data` bytes.
+    pub fn bytes(&self, data: u64) -> u64 {
+        match self {
+            Task::Transfer { .. } => data,
+            Task::Trim(segments) => segments.bytes(),
+            Task::Flush | Task::Answer { .. } => 0,
+        }
+    }
 }
 
 /// The disk, as requests see it.
@@ -143,21 +136,6 @@ impl Disk {
         wait.map_err(|wait| now.checked_add(wait).unwrap_or(now + LONGEST_WAIT))
     }
 
-    /// Counts a request that went well.
-    pub fn count(&self, kind: Kind, len: usize) {
-        let (requests, bytes) = match kind {
-            Kind::In => (&self.counters.reads, &self.counters.read_bytes),
-            Kind::Out => (&self.counters.writes, &self.counters.written_bytes),
-            Kind::Flush => {
-                self.counters.flushes.fetch_add(1, Ordering::Relaxed);
-                return;
-            }
-            Kind::Other(_) => return,
-        };
-        requests.fetch_add(1, Ordering::Relaxed);
-        bytes.fetch_add(len as u64, Ordering::Relaxed);
-    }
-
     /// What becomes of a request that has failed: the one place where that is decided. `Some`: it
     /// ends with this status. `None`: the host is full; it is kept until there is room.
     pub fn outcome(&self, error: &BlockError) -> Option<u8> {
@@ -168,9 +146,8 @@ impl Disk {
         Some(self.refuse(error))
     }
 
-    /// The status byte that an error comes to, counted and logged.
+    /// The status byte that an error comes to; it is logged.
     pub fn refuse(&self, error: &BlockError) -> u8 {
-        self.counters.errors.fetch_add(1, Ordering::Relaxed);
         if FAILURES.allows() {
             let cause = std::error::Error::source(error).map(|cause| format!(": {cause}"));
             let name = &self.name;

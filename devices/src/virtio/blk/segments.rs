@@ -71,6 +71,11 @@ impl Segments {
         Ok(segments)
     }
 
+    /// Bytes in all ranges.
+    pub fn bytes(&self) -> u64 {
+        self.list.iter().fold(0, |sum, segment| sum.saturating_add(segment.len))
+    }
+
     /// Does what is not done yet.
     ///
     /// # Errors

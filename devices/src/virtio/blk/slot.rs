@@ -1,5 +1,7 @@
 //! A request in the io_uring engine: how far it has come, and where in its buffers that is.
 
+use std::time::Instant;
+
 use vm_memory::VolatileSlice;
 
 use super::disk::Task;
@@ -20,6 +22,8 @@ pub struct Slot<'m> {
     pub offset: u64,
     /// Its place in the order in which requests came.
     pub number: u64,
+    /// When it was taken off the ring.
+    pub taken: Instant,
     /// How much of the data has been placed, and where that is in the chain.
     pub placed: Cursor,
     /// Length of the data.
@@ -73,7 +77,12 @@ pub struct Cursor {
 
 impl<'m> Slot<'m> {
     /// A request that nothing has been done for.
-    pub fn new(chain: Chain<'m>, request: Request<'m>, task: Task, number: u64) -> Slot<'m> {
+    pub fn new(
+        chain: Chain<'m>,
+        request: Request<'m>,
+        task: Task,
+        (number, taken): (u64, Instant),
+    ) -> Slot<'m> {
         let (offset, len) = match task {
             Task::Transfer { offset } => (offset, request.data(&chain).len() as u64),
             Task::Flush | Task::Trim(_) | Task::Answer { .. } => (0, 0),
@@ -85,6 +94,7 @@ impl<'m> Slot<'m> {
             task,
             offset,
             number,
+            taken,
             placed: Cursor::default(),
             len,
             operations: 0,

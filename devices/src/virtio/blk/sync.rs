@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use std::os::fd::AsFd;
 use std::time::Instant;
 
+use super::counters::Ended;
 use super::disk::{Disk, Task};
 use super::request::{Kind, Request, S_OK};
 use super::waits::Waits;
@@ -36,18 +37,17 @@ pub fn serve(
         line.go_on();
         if line.accepts() {
             queue.disable_kicks()?;
+            let mut taken = None;
             // No more than a ring's worth before we look whether to stop.
             for _ in 0..queue.size() {
                 let Some(chain) = queue.pop()? else { break };
-                line.take(chain);
+                line.take(chain, *taken.get_or_insert_with(Instant::now));
                 if !line.accepts() {
                     break;
                 }
             }
         }
-        for (chain, written) in line.done.drain(..) {
-            queue.complete(chain, written)?;
-        }
+        line.complete(queue)?;
         if queue.publish()? {
             interrupt.queue(queue.index());
         }
@@ -85,13 +85,18 @@ struct Line<'d, 'm> {
     kept: VecDeque<Kept<'m>>,
     waits: Waits,
     stopping: bool,
-    done: Vec<(Chain<'m>, u32)>,
+    done: Vec<Done<'m>>,
 }
+
+/// A request whose status is written; `None`: it is not counted.
+type Done<'m> = (Chain<'m>, u32, Option<Ended>);
 
 struct Kept<'m> {
     chain: Chain<'m>,
     request: Request<'m>,
     task: Task,
+    /// When it was taken off the ring.
+    taken: Instant,
     /// It has passed the disk's limits.
     passed: bool,
 }
@@ -102,14 +107,29 @@ impl<'m> Line<'_, 'm> {
         !self.stopping && !self.waits.stall.is_on()
     }
 
+    /// Counts what is done, and puts it where the driver finds it.
+    fn complete(&mut self, queue: &mut Virtqueue<'m>) -> Result<(), ServiceError> {
+        if self.done.is_empty() {
+            return Ok(());
+        }
+        let now = Instant::now();
+        for (chain, written, ended) in self.done.drain(..) {
+            if let Some(ended) = &ended {
+                self.disk.counters.count(queue.index(), ended, now);
+            }
+            queue.complete(chain, written)?;
+        }
+        Ok(())
+    }
+
     /// Takes a request: does it, or keeps it.
-    fn take(&mut self, mut chain: Chain<'m>) {
+    fn take(&mut self, mut chain: Chain<'m>, taken: Instant) {
         let Some(request) = Request::parse(&mut chain) else {
-            self.done.push((chain, 0));
+            self.done.push((chain, 0, None));
             return;
         };
         let task = self.disk.task(&request, &mut chain);
-        let kept = Kept { chain, request, task, passed: false };
+        let kept = Kept { chain, request, task, taken, passed: false };
         // A flush covers what was completed before it, and nothing that waits here.
         if self.kept.is_empty() || matches!(kept.task, Task::Flush) {
             self.kept.push_front(kept);
@@ -148,7 +168,9 @@ impl<'m> Line<'_, 'm> {
             };
             kept.request.finish(status);
             let written = u32::try_from(written).unwrap_or(u32::MAX).saturating_add(1);
-            self.done.push((kept.chain, written));
+            let bytes = kept.task.bytes(len);
+            let ended = Ended::new(kept.request.kind, status, bytes, kept.taken);
+            self.done.push((kept.chain, written, ended));
         }
         self.waits.stall.end();
     }
@@ -165,10 +187,7 @@ impl<'m> Line<'_, 'm> {
             Task::Transfer { offset } => transfer(self.disk, kind, data, *offset),
         };
         let status = match done {
-            Ok(()) => {
-                self.disk.count(kind, len);
-                S_OK
-            }
+            Ok(()) => S_OK,
             Err(error) => self.waits.outcome(self.disk, &error, self.stopping)?,
         };
         Some((status, if kind == Kind::In { len } else { 0 }))

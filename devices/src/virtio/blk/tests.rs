@@ -14,6 +14,7 @@ use crate::virtio::F_VERSION_1;
 use crate::virtio::testkit::{Rig, drive};
 use driver::{ALL, CAPACITY, CLUSTER, Driver, Layout, TestDisk, Variant, blk, engines};
 
+mod counting;
 pub mod driver;
 mod waiting;
 
@@ -213,8 +214,8 @@ fn ranges_are_checked_without_overflow() {
             assert_eq!(driver.read(sector, len).0, 1, "{len} bytes at sector {sector:#x}");
             assert_eq!(driver.write(sector, &vec![0; len]), 1, "{len} bytes at sector {sector:#x}");
         }
-        assert_eq!(driver.counters.errors.load(Ordering::Relaxed), 12);
-        assert_eq!(driver.counters.reads.load(Ordering::Relaxed), 1);
+        assert_eq!(driver.counters.errors(), 12);
+        assert_eq!(driver.counters.totals(Operation::Read).bytes, 512);
     }
 }
 
@@ -305,8 +306,11 @@ fn buffers_that_the_file_does_not_take_go_through_the_backend() {
         let blk = blk(calls, "", 1, engine);
         let mut rig = Rig::new(Box::new(blk));
         rig.bring_up(ALL & rig.offered());
-        let mut driver =
-            Driver { rig, disk: Arc::new(TestDisk::new(Layout::File)), counters: Arc::default() };
+        let mut driver = Driver {
+            rig,
+            disk: Arc::new(TestDisk::new(Layout::File)),
+            counters: Arc::new(Counters::new(1)),
+        };
         let at = driver.rig.ram.take(2048);
         driver.rig.ram.write(at + 1, &[0x5a; 1024]);
         assert_eq!(driver.call(1, 4, &[(at + 1, 700), (at + 701, 324)], &[]), 0);

@@ -12,9 +12,11 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::time::Instant;
 
 use vm_memory::VolatileSlice;
 
+use super::counters::Ended;
 use super::disk::{Disk, Task, host_error};
 use super::request::{Kind, Request, S_OK};
 use super::slot::{Cursor, Phase, Slot, WaitsFor};
@@ -76,8 +78,8 @@ struct Engine<'d, 'm> {
     waits: Waits,
     /// Requests so far.
     count: u64,
-    /// Requests whose status is written.
-    done: Vec<(Chain<'m>, u32)>,
+    /// Requests whose status is written; `None`: it is not counted.
+    done: Vec<(Chain<'m>, u32, Option<Ended>)>,
     /// Scratch for calls.
     pieces: Vec<VolatileSlice<'m>>,
     stopping: bool,
@@ -164,8 +166,14 @@ impl<'d, 'm> Engine<'d, 'm> {
         queue: &mut Virtqueue<'m>,
         interrupt: &dyn Interrupt,
     ) -> Result<(), ServiceError> {
-        for (chain, written) in self.done.drain(..) {
-            queue.complete(chain, written)?;
+        if !self.done.is_empty() {
+            let now = Instant::now();
+            for (chain, written, ended) in self.done.drain(..) {
+                if let Some(ended) = &ended {
+                    self.disk.counters.count(queue.index(), ended, now);
+                }
+                queue.complete(chain, written)?;
+            }
         }
         if queue.publish()? {
             interrupt.queue(queue.index());
@@ -180,6 +188,7 @@ impl<'d, 'm> Engine<'d, 'm> {
         queue: &mut Virtqueue<'m>,
         interrupt: &dyn Interrupt,
     ) -> Result<(), ServiceError> {
+        let mut clock = None;
         for _ in 0..queue.size() {
             let Some(&index) = self.free.last() else { break };
             let Some(mut chain) = queue.pop()? else { break };
@@ -187,14 +196,16 @@ impl<'d, 'm> Engine<'d, 'm> {
                 queue.complete(chain, 0)?;
                 continue;
             };
+            let taken = *clock.get_or_insert_with(Instant::now);
             let task = self.disk.task(&request, &mut chain);
             if let Task::Answer { status, written } = task {
                 request.finish(status);
-                self.done.push((chain, used_len(written)));
+                let ended = Ended::new(request.kind, status, 0, taken);
+                self.done.push((chain, used_len(written), ended));
                 continue;
             }
             self.count = self.count.wrapping_add(1);
-            let mut slot = Slot::new(chain, request, task, self.count);
+            let mut slot = Slot::new(chain, request, task, (self.count, taken));
             self.free.pop();
             if self.has_turn(&slot) {
                 self.slots[index] = Some(slot);
@@ -209,6 +220,7 @@ impl<'d, 'm> Engine<'d, 'm> {
             }
             if self.untold >= TELL_BYTES {
                 self.tell(queue, interrupt)?;
+                clock = None;
             }
         }
         Ok(())
@@ -224,12 +236,10 @@ impl<'d, 'm> Engine<'d, 'm> {
         }
         self.let_go(&slot);
         let kind = slot.request.kind;
-        if slot.status == S_OK {
-            self.disk.count(kind, slot.len as usize);
-        }
         slot.request.finish(slot.status);
         let written = if kind == Kind::In { slot.len as usize } else { 0 };
-        self.done.push((slot.chain, used_len(written)));
+        let ended = Ended::new(kind, slot.status, slot.task.bytes(slot.len), slot.taken);
+        self.done.push((slot.chain, used_len(written), ended));
         self.free.push(index);
     }
 

@@ -156,7 +156,7 @@ impl PairJob {
             tx: &mut tx,
             backend,
             control: &self.control,
-            counters: &self.counters,
+            counters: self.counters.pair(self.number),
             interrupt: &**interrupt,
             mergeable: features & F_MRG_RXBUF != 0,
             largest: config::largest_frame(*features, self.mtu),

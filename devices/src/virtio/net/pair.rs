@@ -9,11 +9,10 @@
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::AsFd;
-use std::sync::atomic::Ordering;
 
 use vm_memory::VolatileSlice;
 
-use super::Counters;
+use super::PairCounters;
 use super::ctrl::Control;
 use crate::event::{Event, wait_readable};
 use crate::net::{HEADER_LEN, MAX_FRAME, NetBackend, Received};
@@ -41,7 +40,7 @@ pub struct Pair<'a, 'm> {
     /// What was negotiated of it.
     pub control: &'a Control,
     /// What is reported.
-    pub counters: &'a Counters,
+    pub counters: &'a PairCounters,
     /// How to tell the driver.
     pub interrupt: &'a dyn Interrupt,
     /// MRG_RXBUF was negotiated.
@@ -179,7 +178,7 @@ impl<'m> Pair<'_, 'm> {
                 Received::Nothing => return Ok(Progress::Idle),
                 Received::Frame(len) if len >= HEADER_LEN => self.deliver(held, len)?,
                 Received::Frame(_) | Received::TooLarge => {
-                    self.counters.rx_dropped.fetch_add(1, Ordering::Relaxed);
+                    self.counters.rx.dropped.add(1);
                 }
             }
         }
@@ -236,8 +235,8 @@ impl<'m> Pair<'_, 'm> {
             }
             self.rx.complete(chain, used as u32)?;
         }
-        self.counters.rx_frames.fetch_add(1, Ordering::Relaxed);
-        self.counters.rx_bytes.fetch_add((len - HEADER_LEN) as u64, Ordering::Relaxed);
+        self.counters.rx.frames.add(1);
+        self.counters.rx.bytes.add((len - HEADER_LEN) as u64);
         Ok(())
     }
 
@@ -252,10 +251,10 @@ impl<'m> Pair<'_, 'm> {
             let sent = (HEADER_LEN + 1..=MAX_FRAME).contains(&len)
                 && self.backend.send(chain.readable.pieces()).is_ok();
             if sent {
-                self.counters.tx_frames.fetch_add(1, Ordering::Relaxed);
-                self.counters.tx_bytes.fetch_add((len - HEADER_LEN) as u64, Ordering::Relaxed);
+                self.counters.tx.frames.add(1);
+                self.counters.tx.bytes.add((len - HEADER_LEN) as u64);
             } else {
-                self.counters.tx_dropped.fetch_add(1, Ordering::Relaxed);
+                self.counters.tx.dropped.add(1);
             }
             self.tx.complete(chain, 0)?;
         }

@@ -154,7 +154,8 @@ async function refreshStatus() {
         document.title = `${status.name} - Berth`;
         const addresses = status.nics.flatMap((nic) => nic.addresses).join(', ');
         const ready = status.ready ? 'ready' : 'not ready';
-        at('state').textContent = [`${status.state}, ${ready}`, addresses].filter(Boolean).join('; ');
+        const facts = [`${status.state}, ${ready}`, status.paused, addresses];
+        at('state').textContent = facts.filter(Boolean).join('; ');
         at('state').title = status.readiness;
     } catch {
         at('state').textContent = 'no answer';

@@ -79,6 +79,8 @@ pub struct Counters {
 
 #[derive(Debug, Default)]
 struct Leases {
+    /// When the guest took its first one.
+    first: Option<Instant>,
     v4: Option<Lease<Ipv4Addr>>,
     v6: Option<Lease<Ipv6Addr>>,
 }
@@ -94,9 +96,42 @@ impl Counters {
         self.leases.lock().unwrap_or_else(PoisonError::into_inner).v6
     }
 
+    /// When the guest took an address for the first time.
+    pub fn first_lease(&self) -> Option<Instant> {
+        self.leases.lock().unwrap_or_else(PoisonError::into_inner).first
+    }
+
+    /// What it is, and how often, in an order that stays.
+    pub fn all(&self) -> [(&'static str, u64); 20] {
+        [
+            ("discovers", &self.discovers),
+            ("offers", &self.offers),
+            ("requests", &self.requests),
+            ("acks", &self.acks),
+            ("naks", &self.naks),
+            ("informs", &self.informs),
+            ("declines", &self.declines),
+            ("releases", &self.releases),
+            ("DHCPv6 messages", &self.v6_messages),
+            ("DHCPv6 advertises", &self.v6_advertises),
+            ("DHCPv6 replies", &self.v6_replies),
+            ("DHCPv6 declines", &self.v6_declines),
+            ("router solicitations", &self.router_solicitations),
+            ("router advertisements", &self.router_advertisements),
+            ("neighbour solicitations", &self.neighbour_solicitations),
+            ("neighbour advertisements", &self.neighbour_advertisements),
+            ("malformed", &self.malformed),
+            ("foreign", &self.foreign),
+            ("unanswered", &self.unanswered),
+            ("unsent", &self.unsent),
+        ]
+        .map(|(name, counter)| (name, counter.get()))
+    }
+
     /// Notes a lease; true when there was none for this family.
     pub(super) fn acknowledge(&self, address: IpAddr, acknowledged: Instant) -> bool {
         let mut leases = self.leases.lock().unwrap_or_else(PoisonError::into_inner);
+        leases.first.get_or_insert(acknowledged);
         match address {
             IpAddr::V4(address) => leases.v4.replace(Lease { address, acknowledged }).is_none(),
             IpAddr::V6(address) => leases.v6.replace(Lease { address, acknowledged }).is_none(),
@@ -128,32 +163,8 @@ impl fmt::Display for Counters {
                 }
             }
         }
-        let counters = [
-            ("discovers", &self.discovers),
-            ("offers", &self.offers),
-            ("requests", &self.requests),
-            ("acks", &self.acks),
-            ("naks", &self.naks),
-            ("informs", &self.informs),
-            ("declines", &self.declines),
-            ("releases", &self.releases),
-            ("DHCPv6 messages", &self.v6_messages),
-            ("DHCPv6 advertises", &self.v6_advertises),
-            ("DHCPv6 replies", &self.v6_replies),
-            ("DHCPv6 declines", &self.v6_declines),
-            ("router solicitations", &self.router_solicitations),
-            ("router advertisements", &self.router_advertisements),
-            ("neighbour solicitations", &self.neighbour_solicitations),
-            ("neighbour advertisements", &self.neighbour_advertisements),
-            ("malformed", &self.malformed),
-            ("foreign", &self.foreign),
-            ("unanswered", &self.unanswered),
-            ("unsent", &self.unsent),
-        ];
-        counters
-            .iter()
-            .filter(|(_, counter)| counter.get() != 0)
-            .try_for_each(|(name, counter)| write!(f, ", {} {name}", counter.get()))
+        let mut counted = self.all().into_iter().filter(|(_, count)| *count != 0);
+        counted.try_for_each(|(name, count)| write!(f, ", {count} {name}"))
     }
 }
 
@@ -168,8 +179,12 @@ mod tests {
         counters.acks.count();
         counters.foreign.count();
         counters.foreign.count();
-        counters.acknowledge(Ipv4Addr::LOCALHOST.into(), Instant::now());
+        let first = Instant::now();
+        counters.acknowledge(Ipv4Addr::LOCALHOST.into(), first);
         counters.acknowledge(Ipv6Addr::LOCALHOST.into(), Instant::now());
+        counters.forget(Ipv4Addr::LOCALHOST.into());
+        counters.acknowledge(Ipv4Addr::LOCALHOST.into(), Instant::now());
+        assert_eq!(counters.first_lease(), Some(first));
         assert_eq!(
             counters.to_string(),
             "lease of 127.0.0.1 acknowledged 0 s ago, lease of ::1 acknowledged 0 s ago, \

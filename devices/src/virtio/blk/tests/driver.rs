@@ -230,7 +230,7 @@ pub fn bare_disk(backend: TestDisk) -> Disk {
         read_only: false,
         write_through: false,
         inline: true,
-        counters: Arc::default(),
+        counters: Arc::new(Counters::new(1)),
         limiter: None,
         shortages: Arc::default(),
     }
