@@ -56,8 +56,8 @@ pub enum OfferError {
     #[error(transparent)]
     Registration(#[from] RegistrationError),
     /// The kubelet has let go of it.
-    #[error("the kubelet no longer watches {0}")]
-    Unwatched(String),
+    #[error("the kubelet no longer watches it")]
+    Unwatched,
 }
 
 /// One resource, offered for as long as [`Offer::keep`] runs.
@@ -130,7 +130,7 @@ impl Offer {
                 return Ok(());
             }
             if !watched && (was_watched || began.elapsed() >= SETTLED) {
-                return Err(OfferError::Unwatched(name));
+                return Err(OfferError::Unwatched);
             }
             was_watched |= watched;
             // A sender that is gone is a plugin that ends: nobody waits for this any more.

@@ -3,6 +3,7 @@
 //! The kubelet connects to the plugin's socket before it answers, so the plugin must be served by
 //! then.
 
+use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -23,21 +24,16 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
 #[derive(Debug, thiserror::Error)]
 pub enum RegistrationError {
     /// Nobody listens, or not over a Unix socket.
-    #[error("the kubelet does not listen at {}", path.display())]
+    #[error("the kubelet does not listen at {}: {why}", path.display())]
     Unreachable {
         /// The kubelet's socket.
         path: PathBuf,
-        /// Why.
-        source: tonic::transport::Error,
+        /// What the system says.
+        why: String,
     },
-    /// The kubelet does not want it.
-    #[error("the kubelet refuses {resource}: {} ({:?})", status.message(), status.code())]
-    Refused {
-        /// The resource's name.
-        resource: String,
-        /// The kubelet's answer, or what went wrong on the way.
-        status: Box<Status>,
-    },
+    /// The kubelet does not want it: its answer, or what went wrong on the way.
+    #[error("the kubelet refuses it: {} ({:?})", .0.message(), .0.code())]
+    Refused(Box<Status>),
 }
 
 /// Registers by the kubelet's socket `kubelet`.
@@ -45,12 +41,11 @@ pub enum RegistrationError {
 /// # Errors
 /// [`RegistrationError`].
 pub async fn register(kubelet: &Path, request: RegisterRequest) -> Result<(), RegistrationError> {
-    let resource = request.resource_name.clone();
-    let refused = |status| RegistrationError::Refused {
-        resource: resource.clone(),
-        status: Box::new(status),
+    let refused = |status| RegistrationError::Refused(Box::new(status));
+    let unreachable = |error: tonic::transport::Error| RegistrationError::Unreachable {
+        path: kubelet.to_owned(),
+        why: innermost(&error),
     };
-    let unreachable = |source| RegistrationError::Unreachable { path: kubelet.to_owned(), source };
     let channel = Endpoint::from_shared(format!("unix://{}", kubelet.display()))
         .map_err(unreachable)?
         .connect_timeout(CONNECT_TIMEOUT)
@@ -64,4 +59,13 @@ pub async fn register(kubelet: &Path, request: RegisterRequest) -> Result<(), Re
     let codec: ProstCodec<RegisterRequest, ()> = ProstCodec::default();
     client.unary(Request::new(request), path, codec).await.map_err(refused)?;
     Ok(())
+}
+
+/// The first cause. The library's own layers around it say nothing more.
+fn innermost(error: &dyn Error) -> String {
+    let mut error = error;
+    while let Some(cause) = error.source() {
+        error = cause;
+    }
+    error.to_string()
 }
