@@ -1,0 +1,161 @@
+// Command kubelet is a kubelet as far as a device plugin can see one, out of Kubernetes' own library of
+// the API and gRPC's own of Go: what a Rust test that shares the plugin's messages cannot judge.
+//
+//	kubelet DIRECTORY COUNT
+//
+// It empties DIRECTORY, serves kubelet.sock there, and lets COUNT plugins register; calls everything
+// each of them has; restarts, as a kubelet does, and has it all again. The status is 1 if a plugin
+// does anything that Kubernetes would not take.
+package main
+
+import (
+	"context"
+	"fmt"
+	"log"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/status"
+	api "k8s.io/kubelet/pkg/apis/deviceplugin/v1beta1"
+)
+
+const patience = 2 * time.Minute
+
+type registration struct {
+	api.UnimplementedRegistrationServer
+	directory string
+	plugins   chan error
+}
+
+// Register connects before it answers: a plugin that is not served by then is not registered.
+func (r *registration) Register(ctx context.Context, request *api.RegisterRequest) (*api.Empty, error) {
+	if request.Version != api.Version {
+		return nil, fmt.Errorf("version %s, not %s", request.Version, api.Version)
+	}
+	dial := func(ctx context.Context, path string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", path)
+	}
+	connection, err := grpc.NewClient("passthrough:///"+filepath.Join(r.directory, request.Endpoint),
+		grpc.WithAuthority("localhost"), grpc.WithContextDialer(dial),
+		grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		return nil, err
+	}
+	plugin := api.NewDevicePluginClient(connection)
+	options, err := plugin.GetDevicePluginOptions(ctx, &api.Empty{})
+	if err != nil {
+		return nil, err
+	}
+	go func() { r.plugins <- use(request.ResourceName, options, plugin) }()
+	return &api.Empty{}, nil
+}
+
+// use makes each call once, and leaves the list watched.
+func use(resource string, options *api.DevicePluginOptions, plugin api.DevicePluginClient) error {
+	ctx := context.Background()
+	lists, err := plugin.ListAndWatch(ctx, &api.Empty{})
+	if err != nil {
+		return err
+	}
+	list, err := lists.Recv()
+	if err != nil {
+		return err
+	}
+	log.Printf("%s: %d devices, options %v", resource, len(list.Devices), options)
+	for _, device := range list.Devices {
+		if len(device.ID) > 63 || (device.Health != api.Healthy && device.Health != api.Unhealthy) {
+			return fmt.Errorf("%s: %v", resource, device)
+		}
+	}
+	if len(list.Devices) > 0 && list.Devices[0].Health == api.Healthy {
+		answer, err := plugin.Allocate(ctx, allocation(list.Devices[0].ID))
+		if err != nil {
+			return err
+		}
+		log.Printf("%s: %v", resource, answer)
+		for _, device := range answer.ContainerResponses[0].Devices {
+			if !strings.HasPrefix(device.HostPath, "/dev/") || device.Permissions != "rw" {
+				return fmt.Errorf("%s: %v", resource, device)
+			}
+		}
+	}
+	if _, err := plugin.Allocate(ctx, allocation("none such")); status.Code(err) != codes.NotFound {
+		return fmt.Errorf("%s: an unknown device: %v", resource, err)
+	}
+	wanted := api.ContainerPreferredAllocationRequest{
+		AvailableDeviceIDs: []string{"a", "b"}, MustIncludeDeviceIDs: []string{"b"}, AllocationSize: 1,
+	}
+	preferred, err := plugin.GetPreferredAllocation(ctx, &api.PreferredAllocationRequest{
+		ContainerRequests: []*api.ContainerPreferredAllocationRequest{&wanted},
+	})
+	if err != nil {
+		return err
+	}
+	if ids := preferred.ContainerResponses[0].DeviceIDs; len(ids) != 1 || ids[0] != "b" {
+		return fmt.Errorf("%s: preferred are %v", resource, ids)
+	}
+	_, err = plugin.PreStartContainer(ctx, &api.PreStartContainerRequest{DevicesIds: []string{"a"}})
+	return err
+}
+
+func allocation(id string) *api.AllocateRequest {
+	container := api.ContainerAllocateRequest{DevicesIds: []string{id}}
+	return &api.AllocateRequest{ContainerRequests: []*api.ContainerAllocateRequest{&container}}
+}
+
+// live is one life of a kubelet.
+func live(directory string, count int) error {
+	files, err := os.ReadDir(directory)
+	if err != nil {
+		return err
+	}
+	for _, file := range files {
+		// The plugin may have been quicker.
+		_ = os.Remove(filepath.Join(directory, file.Name()))
+	}
+	listener, err := net.Listen("unix", filepath.Join(directory, "kubelet.sock"))
+	if err != nil {
+		return err
+	}
+	// A kubelet that is killed leaves its socket.
+	listener.(*net.UnixListener).SetUnlinkOnClose(false)
+	server := grpc.NewServer()
+	defer server.Stop()
+	plugins := make(chan error, 64)
+	api.RegisterRegistrationServer(server, &registration{directory: directory, plugins: plugins})
+	go func() {
+		if err := server.Serve(listener); err != nil {
+			log.Print(err)
+		}
+	}()
+	for ; count > 0; count-- {
+		select {
+		case err := <-plugins:
+			if err != nil {
+				return err
+			}
+		case <-time.After(patience):
+			return fmt.Errorf("%d plugins have not registered", count)
+		}
+	}
+	return nil
+}
+
+func main() {
+	log.SetFlags(0)
+	count, err := strconv.Atoi(os.Args[2])
+	for round := 1; err == nil && round <= 2; round++ {
+		log.Printf("kubelet, life %d", round)
+		err = live(os.Args[1], count)
+	}
+	if err != nil {
+		log.Fatal(err)
+	}
+}
