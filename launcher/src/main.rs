@@ -26,6 +26,7 @@ mod machine;
 mod metrics;
 mod net;
 mod nic;
+mod privilege;
 mod program;
 mod pull;
 mod ready;
@@ -56,6 +57,11 @@ fn main() -> ExitCode {
         }
         error.exit()
     });
+    if matches!(cli.command, Command::Run(_) | Command::Check(_))
+        && let Err(why) = privilege::take_up()
+    {
+        eprintln!("berth: {why}");
+    }
     match cli.command {
         Command::Run(args) => ExitCode::from(run::run(&args)),
         Command::Check(args) => ExitCode::from(check::run(&args)),
