@@ -94,6 +94,9 @@ impl CloudImage {
             .flag("--metadata", self.path("metadata"))
             .flag("--userdata", self.path("userdata"))
             .flag("--stop-timeout", "600")
+            // On an emulated machine that others use too, udev can take longer than the 90 s after
+            // which systemd gives up a device, and the login prompt with it.
+            .flag("--cmdline", "systemd.default_device_timeout_sec=900")
             .arg(self.base().path())
             .start()
     }
