@@ -44,7 +44,7 @@ use crate::terminal::{GREETING, HELP, Input, InputTo, RawMode, Wish};
 /// Serial number of the config drive's disk.
 const DRIVE_SERIAL: &str = "config-2";
 /// Lines of the serial console in the report.
-const REPORT_LINES: usize = 40;
+const REPORT_LINES: usize = 64;
 /// How long whoever reads the console may take for the rest of it.
 const CONSOLE_PATIENCE: Duration = Duration::from_secs(2);
 

@@ -30,6 +30,8 @@ pub struct Prepared {
     listeners: Vec<TcpListener>,
     door: Arc<Door>,
     gate: Gate,
+    /// Where, and how it is guarded.
+    description: String,
 }
 
 /// A port that is served. Dropping it sends everybody away.
@@ -65,10 +67,10 @@ pub fn prepare(plan: &Plan) -> Result<Option<Prepared>, Failure> {
         (true, false) => "with a password",
         (false, _) => "without a password",
     };
-    log::info!("the screen is on {}, {guarded}", addresses.join(" and "));
+    let description = format!("{}, {guarded}", addresses.join(" and "));
     let guard = Arc::new(Guard::new(vnc.passwords.clone(), Instant::now()));
     let door = Arc::new(Door { guard, certificate });
-    Ok(Some(Prepared { listeners, door, gate: Gate::new(Instant::now()) }))
+    Ok(Some(Prepared { listeners, door, gate: Gate::new(Instant::now()), description }))
 }
 
 fn certificate(vnc: &Vnc) -> Result<Option<Arc<Certificate>>, crate::server::tls::TlsError> {
@@ -102,8 +104,12 @@ impl Prepared {
 
     /// Serves the port. The machine runs by now, so it goes on without if that cannot be.
     pub fn serve(self, hub: Arc<Hub>, api: Arc<Api>) -> Option<Screen> {
+        let description = self.description.clone();
         match self.start(hub, &api) {
-            Ok(server) => Some(Screen { api, _server: server }),
+            Ok(server) => {
+                log::info!("the screen is on {description}");
+                Some(Screen { api, _server: server })
+            }
             Err(error) => {
                 log::error!("there is no screen: its threads cannot be started ({error})");
                 None
