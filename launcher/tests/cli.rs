@@ -12,6 +12,8 @@ fn berth(dir: &Path, args: &[&str]) -> Output {
         .env_clear()
         // Else a network would be made.
         .env("NET", "none")
+        // Of its port there is one on a host, and many tests at once.
+        .env("NO_VNC", "1")
         .env("HOME", dir)
         .stdin(Stdio::null())
         .output()
@@ -96,7 +98,7 @@ fn an_error_is_status_one_reported_and_leaves_nothing() {
 fn what_is_ignored_is_said() {
     let dir = tempfile::tempdir().unwrap();
     let output = Command::new(env!("CARGO_BIN_EXE_berth"))
-        .args(["run", "/none"])
+        .args(["run", "/none", "--no-vnc"])
         .env("KVM_BLK_OPTS", "cache=none")
         .env("LAUNCHER", "")
         .current_dir(dir.path())

@@ -16,6 +16,7 @@ fn command(dir: &Path, args: &[&str]) -> Command {
         .current_dir(dir)
         .env_clear()
         .env("NET", "none")
+        .env("NO_VNC", "1")
         .env("HOME", dir)
         .env("HOSTNAME", "no-such-machine")
         .env("XDG_RUNTIME_DIR", dir)

@@ -178,7 +178,7 @@ fn a_run_fetches_first() {
     for _ in 0..2 {
         // Without a kernel in the image it ends before there is a machine.
         let output = Command::new(env!("CARGO_BIN_EXE_berth"))
-            .args(["run", &server.url("disk.img"), "--name", "pet", "--net", "none"])
+            .args(["run", &server.url("disk.img"), "--name", "pet", "--net", "none", "--no-vnc"])
             .env_clear()
             .env("IMG_DIR", place.path(""))
             .output()
@@ -190,7 +190,15 @@ fn a_run_fetches_first() {
     }
     assert_eq!(server.requests().len(), 1);
     let output = Command::new(env!("CARGO_BIN_EXE_berth"))
-        .args(["run", &server.url("none.img/"), "--image-name", "disk.img", "--net", "none"])
+        .args([
+            "run",
+            &server.url("none.img/"),
+            "--image-name",
+            "disk.img",
+            "--net",
+            "none",
+            "--no-vnc",
+        ])
         .env_clear()
         .env("IMG_DIR", place.path(""))
         .output()
