@@ -50,6 +50,8 @@ LABEL org.opencontainers.image.title="Berth" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"
 COPY --from=files /files/ /
+# Not every runtime leaves a trace by which a program knows that it is in a container.
+ENV container=oci
 USER 65532:65532
 EXPOSE 5900
 ENTRYPOINT ["/usr/bin/berth"]

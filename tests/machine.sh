@@ -69,3 +69,13 @@ build_release() { # sets berth: the program as it ships, static where the target
     (cd "$clone" && cargo build --quiet --release "${options[@]}" -p berth-launcher)
     [[ -x $berth ]] || die "cargo left no $berth"
 }
+
+need_novnc() { # noVNC's files, without the server that its package wants; exports where they are
+    export BERTH_TEST_NOVNC=$target/novnc/usr/share/novnc
+    [[ ! -e $BERTH_TEST_NOVNC/core/rfb.js ]] || return 0
+    need_package_lists
+    rm -rf "$target/novnc"
+    mkdir -p "$target/novnc"
+    (cd "$target/novnc" && apt-get -q -q download novnc && dpkg-deb --extract novnc_*.deb .) >>"$logs/apt.log" 2>&1 ||
+        { tail -n 20 "$logs/apt.log" >&2; die "noVNC's package cannot be had"; }
+}

@@ -3,8 +3,8 @@
 //! The crate is built in layers; each knows only those above it in this list:
 //!
 //! - [`mem`], [`irq`], [`bus`]: guest memory, interrupts out, register accesses in;
-//! - [`event`], [`timer`], [`worker`]: what a device's threads wait on, and how they start and end; [`tally`]: what
-//!   they count;
+//! - [`event`], [`timer`], [`thread`], [`worker`]: what a device's threads wait on, and how they start and end;
+//!   [`tally`]: what they count;
 //! - [`pci`]: configuration space, BARs, MSI-X, and the host bridge that leads to them;
 //! - [`virtio`]: queues and the PCI transport, then one file per device;
 //! - [`block`], [`net`], [`serial`]: what the virtio devices and the UART hand their data to;
@@ -27,6 +27,7 @@ pub mod pci;
 pub mod platform;
 pub mod serial;
 pub mod tally;
+pub mod thread;
 pub mod timer;
 pub mod virtio;
 pub mod worker;

@@ -5,15 +5,15 @@
 //! machine decides what becomes of the rest.
 
 use std::io;
-use std::thread::{self, JoinHandle};
 
 use crate::event::Event;
+use crate::thread::{self, Thread};
 
 /// A running thread that ends with a `T`. Dropping it stops it, and waits.
 #[derive(Debug)]
 pub struct Worker<T> {
     stop: Event,
-    thread: Option<JoinHandle<T>>,
+    thread: Option<Thread<T>>,
 }
 
 impl<T: Send + 'static> Worker<T> {
@@ -27,11 +27,25 @@ impl<T: Send + 'static> Worker<T> {
         panicked: impl FnOnce() + Send + 'static,
         body: impl FnOnce(&Event) -> T + Send + 'static,
     ) -> io::Result<Worker<T>> {
+        Self::spawn_with(name, panicked, || (), |(), stop| body(stop))
+    }
+
+    /// The same, with something that `make` makes in the thread before it is confined
+    /// ([`thread::start_with`]).
+    ///
+    /// # Errors
+    /// See [`spawn`](Self::spawn).
+    pub fn spawn_with<P: 'static>(
+        name: &str,
+        panicked: impl FnOnce() + Send + 'static,
+        make: impl FnOnce() -> P + Send + 'static,
+        body: impl FnOnce(P, &Event) -> T + Send + 'static,
+    ) -> io::Result<Worker<T>> {
         let stop = Event::new()?;
         let seen = stop.clone();
-        let thread = thread::Builder::new().name(name.to_owned()).spawn(move || {
+        let thread = thread::start_with(name, make, move |made| {
             let report = OnPanic(Some(panicked));
-            let result = body(&seen);
+            let result = body(made, &seen);
             std::mem::forget(report);
             result
         })?;
@@ -46,7 +60,7 @@ impl<T: Send + 'static> Worker<T> {
     /// Stops it and waits for what it has to give back; `None` when it panicked.
     pub fn join(mut self) -> Option<T> {
         self.stop.signal();
-        self.thread.take().and_then(|thread| thread.join().ok())
+        self.thread.take().and_then(Thread::join)
     }
 }
 
@@ -64,7 +78,7 @@ struct OnPanic<F: FnOnce()>(Option<F>);
 
 impl<F: FnOnce()> Drop for OnPanic<F> {
     fn drop(&mut self) {
-        let name = thread::current().name().unwrap_or_default().to_owned();
+        let name = std::thread::current().name().unwrap_or_default().to_owned();
         log::error!("thread {name} panicked");
         if let Some(report) = self.0.take() {
             report();
@@ -87,7 +101,7 @@ mod tests {
             || unreachable!("it does not panic"),
             |stop| {
                 wait_readable([Some(stop.as_fd())], None).unwrap();
-                thread::current().name().map(str::to_owned)
+                std::thread::current().name().map(str::to_owned)
             },
         )
         .unwrap();

@@ -6,6 +6,7 @@
 
 pub mod check;
 pub mod control;
+pub mod generate;
 pub mod image;
 pub mod pull;
 
@@ -52,6 +53,14 @@ pub enum Command {
     Power(control::PowerArgs),
     /// Say by the exit status whether a machine runs: 0, or 1 if not
     Health(control::HealthArgs),
+    /// Print the script by which a shell completes berth's flags
+    #[command(after_help = generate::COMPLETIONS_HELP)]
+    Completions(generate::CompletionsArgs),
+    /// Write the manual pages
+    Man(generate::ManArgs),
+    /// Take a network back at the end; started by berth run, for itself
+    #[command(hide = true)]
+    Caretaker,
 }
 
 const AFTER_HELP: &str = "\
@@ -64,7 +73,7 @@ Ctrl-] then q presses the power button (twice: stops at once), Ctrl-] then ? lis
 Exit status: 0 the guest powered off; 1 an error before the machine ran; 2 a mistake in flags, \
 environment or configuration; 3 the guest's kernel panicked; 4 triple fault; 5 the machine could \
 not go on; 6 stopped after --stop-timeout; 7 stopped at once, by a second signal or berth power off; \
-101 a bug in Berth.";
+8 ended by the sandbox; 101 a bug in Berth.";
 
 /// `berth run`.
 #[derive(Debug, Args)]
@@ -150,10 +159,20 @@ pub struct Settings {
     /// Guest memory: MiB, or with a unit such as 512M or 2G [env: IMG_RAM_MB] [default: 1024]
     #[arg(long, value_name = "SIZE", help_heading = MACHINE)]
     pub memory: Option<String>,
+    /// Whether the guest gives memory back, by a balloon: what it frees, always; and what it could
+    /// do without, when this pod's cgroup has too little. on or off [env: BERTH_BALLOON]
+    /// [default: on]
+    #[arg(long, value_name = "WHETHER", help_heading = MACHINE)]
+    pub balloon: Option<String>,
     /// Name of the machine: names the overlay and the identity file, and is the guest's host name
     /// [env: HOSTNAME] [default: this host's name]
     #[arg(long, value_name = "NAME", help_heading = MACHINE)]
     pub name: Option<String>,
+    /// Generation of the root disk, which tells the guest that it was copied or restored: auto (a
+    /// new one when the overlay's file is another one, or older than it was), new (as after a volume
+    /// was restored as a whole), or a UUID [env: BERTH_GENERATION_ID] [default: auto]
+    #[arg(long, value_name = "WHICH", help_heading = MACHINE)]
+    pub generation_id: Option<String>,
 
     /// auto or direct: the kernel the image's own boot loader would take. (uefi and bios are not
     /// built yet) [env: BOOT] [default: auto]
@@ -287,6 +306,10 @@ pub struct Settings {
     /// error, warn, info, debug or trace [env: BERTH_LOG_LEVEL] [default: info]
     #[arg(long, value_name = "LEVEL", help_heading = RUNNING)]
     pub log_level: Option<String>,
+    /// Whether the process gives up what the machine does not need: on, off, or log (the kernel's log
+    /// tells of forbidden system calls, which are made) [env: BERTH_SANDBOX] [default: on]
+    #[arg(long, value_name = "WHETHER", help_heading = RUNNING)]
+    pub sandbox: Option<String>,
     /// Where the reason of an unhappy end is written [env: BERTH_TERMINATION_LOG]
     /// [default: /dev/termination-log, if it exists]
     #[arg(long, value_name = "FILE", help_heading = RUNNING)]
@@ -339,7 +362,9 @@ fields! {
     DISK_BPS, disk_bps, "disk-bps", "DISK_BPS";
     CPUS, cpus, "cpus", "IMG_VCPU";
     MEMORY, memory, "memory", "IMG_RAM_MB";
+    BALLOON, balloon, "balloon", "BERTH_BALLOON";
     NAME, name, "name", "HOSTNAME";
+    GENERATION_ID, generation_id, "generation-id", "BERTH_GENERATION_ID";
     BOOT_WAY, boot, "boot", "BOOT";
     KERNEL, kernel, "kernel", "BERTH_KERNEL";
     INITRD, initrd, "initrd", "BERTH_INITRD";
@@ -371,6 +396,7 @@ fields! {
     WEB_ROOT, web_root, "web-root", "BERTH_WEB_ROOT";
     LOG_FORMAT, log_format, "log-format", "BERTH_LOG_FORMAT";
     LOG_LEVEL, log_level, "log-level", "BERTH_LOG_LEVEL";
+    SANDBOX, sandbox, "sandbox", "BERTH_SANDBOX";
     TERMINATION_LOG, termination_log, "termination-log", "BERTH_TERMINATION_LOG";
 }
 

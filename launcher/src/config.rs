@@ -3,6 +3,7 @@
 //! Nothing is created or changed here: files are looked at, and a mistake ends the run with one
 //! sentence that names the setting as the user wrote it, its value, and the fix.
 
+mod balloon;
 mod disk;
 mod disks;
 mod layers;
@@ -20,16 +21,18 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use vmm::config::DiskEngine;
-use vmm::config::{DiskLimits, MAX_CPUS};
+use vmm::config::{BalloonConfig, DiskLimits, MAX_CPUS};
 
 use crate::args::{self, Field};
 use crate::host::Host;
 use crate::image::fetch::Wanted;
-use crate::logging::LogForm;
+use crate::image::generation::Wish;
+use crate::sandbox::Enforcement;
 use crate::units;
 pub use disk::Disk;
 pub use disks::MAX_DISK_SIZE;
 pub use layers::{Given, Layers, Origin};
+use logging::LogForm;
 pub use network::{Net, NetworkConfig, Publish, Subnet, Vhost};
 pub use ready::Ready;
 pub use screen::{Mode, Vnc};
@@ -106,6 +109,10 @@ pub struct Plan {
     pub cpus: u32,
     /// Guest memory in bytes, a multiple of 2 MiB.
     pub memory_bytes: u64,
+    /// How the guest gives memory back; `None`: not at all.
+    pub balloon: Option<BalloonConfig>,
+    /// Of which generation the root disk is.
+    pub generation: Wish,
     /// The root disk.
     pub root: Root,
     /// What has to be fetched into the image directory first.
@@ -231,6 +238,19 @@ pub fn log_settings(layers: &Layers) -> Result<(LogForm, log::LevelFilter), Conf
     Ok((form, level))
 }
 
+/// Whether the process is to be confined; read before the rest, since it begins before all else.
+///
+/// # Errors
+/// [`ConfigError::Value`].
+pub fn sandbox(layers: &Layers) -> Result<Enforcement, ConfigError> {
+    choice(layers, args::SANDBOX, Enforcement::On, "on, off or log", |text| match text {
+        "on" => Some(Enforcement::On),
+        "off" => Some(Enforcement::Off),
+        "log" => Some(Enforcement::Log),
+        _ => None,
+    })
+}
+
 /// Decides what to run.
 ///
 /// # Errors
@@ -245,12 +265,27 @@ pub fn plan(layers: &Layers, host: &Host) -> Result<Plan, ConfigError> {
     let place = (image_dir.as_path(), name.as_str());
     let (root, fetch) = disks::root(layers, host, place, &boot, &mut warnings)?;
     let network = network::config(layers, host)?;
+    let memory_bytes = memory(layers, host)?;
     let ready = ready::wanted(layers, &network.net, network.dhcp)?;
     let vnc = screen::vnc(layers, host, &network.net, &mut warnings)?;
     Ok(Plan {
         name,
         cpus,
-        memory_bytes: memory(layers, host)?,
+        memory_bytes,
+        balloon: balloon::config(layers, host, memory_bytes)?,
+        generation: choice(
+            layers,
+            args::GENERATION_ID,
+            Wish::Auto,
+            "auto, new or a UUID",
+            |text| {
+                Some(match text {
+                    "auto" => Wish::Auto,
+                    "new" => Wish::New,
+                    text => Wish::Is(text.parse().ok()?),
+                })
+            },
+        )?,
         disks: disks::further(layers, host, &mut warnings)?,
         root,
         fetch,

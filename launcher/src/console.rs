@@ -13,7 +13,8 @@ use std::time::Duration;
 use devices::serial::Console;
 
 use crate::history::History;
-use crate::spool::Spool;
+use crate::sandbox;
+use logging::spool::Spool;
 
 /// What may wait for a slow reader.
 const CAPACITY: usize = 256 << 10;
@@ -42,7 +43,7 @@ impl SerialConsole {
     /// No thread could be started.
     pub fn on_file(file: File) -> io::Result<Self> {
         let notice = |dropped| format!("\r\n[berth: {dropped} bytes of console dropped]\r\n");
-        let out = Spool::start("console-out", file, CAPACITY, notice)?;
+        let out = Spool::start("console-out", file, CAPACITY, notice, sandbox::confine)?;
         Ok(Self { out: Some(out), history: Arc::default() })
     }
 
@@ -108,14 +109,14 @@ fn plain(line: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::spool::tests::pipe;
     use std::io::Read;
+    use std::os::fd::OwnedFd;
     use std::time::Instant;
 
     #[test]
     fn a_blocked_reader_never_blocks_the_guest() {
-        let (mut read, write) = pipe();
-        let console = SerialConsole::on_file(write).unwrap();
+        let (mut read, write) = std::io::pipe().unwrap();
+        let console = SerialConsole::on_file(OwnedFd::from(write).into()).unwrap();
         let line = [b'.'; 63];
         let start = Instant::now();
         for _ in 0..50_000 {
@@ -139,8 +140,8 @@ mod tests {
 
     #[test]
     fn bytes_pass_unchanged() {
-        let (mut read, write) = pipe();
-        let console = SerialConsole::on_file(write).unwrap();
+        let (mut read, write) = std::io::pipe().unwrap();
+        let console = SerialConsole::on_file(OwnedFd::from(write).into()).unwrap();
         let all: Vec<u8> = (0..=255).collect();
         console.write(&all);
         console.finish(Duration::from_secs(20));

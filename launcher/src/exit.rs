@@ -10,6 +10,7 @@
 //! | 5 | the machine could not go on |
 //! | 6 | stopped: the guest had not powered off within the stop timeout |
 //! | 7 | stopped at once, as asked: by a second request, or `berth power off` |
+//! | 8 | a thread made a system call that the sandbox forbids it |
 //! | 101 | a bug in Berth (Rust's status of a panic) |
 
 use std::fmt;
@@ -27,6 +28,9 @@ pub const OK: u8 = 0;
 pub const ERROR: u8 = 1;
 /// A mistake in flags, environment or configuration.
 pub const USAGE: u8 = 2;
+
+/// A thread made a system call that the sandbox forbids it.
+pub const FORBIDDEN: u8 = 8;
 
 /// How a machine that ran has ended.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -8,6 +8,10 @@ use std::path::{Path, PathBuf};
 use crate::image::fetch::certificates::Trust;
 use crate::image::fetch::proxies::Proxies;
 
+/// What memory there should be beside the guest's own, in bytes: Berth has some 6 MiB, and the kernel
+/// counts page tables, tap and vhost buffers, and what disks have in flight.
+pub const BESIDE_GUEST: u64 = 64 << 20;
+
 /// The facts.
 #[derive(Clone, Debug)]
 pub struct Host {

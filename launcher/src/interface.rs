@@ -170,6 +170,8 @@ fn api(
             uptime_s: 0,
             cpus: plan.cpus,
             memory_bytes: plan.memory_bytes,
+            balloon_target_bytes: None,
+            balloon_bytes: None,
             disks,
             nics,
             ready: false,

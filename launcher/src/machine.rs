@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 use devices::display::Screen;
 use devices::input::InputSink;
 
+use devices::virtio::balloon;
 use devices::virtio::blk::{Operation, Totals};
 use vmm::config::MachineConfig;
 use vmm::{ExitKind, Exits, Machine, MachineHandle, Pause, Refused, StartError};
@@ -69,6 +70,10 @@ pub trait Control: Send + Sync {
     fn disks(&self) -> Vec<DiskCounts>;
     /// What the rest of it has done. Takes milliseconds for a large machine.
     fn counts(&self) -> Counts;
+    /// Its balloon, if it has one.
+    fn balloon(&self) -> Option<Arc<balloon::Control>> {
+        None
+    }
 }
 
 impl Control for MachineHandle {
@@ -113,6 +118,10 @@ impl Control for MachineHandle {
             resets: self.resets(),
             resident_bytes: self.resident_bytes().ok(),
         }
+    }
+
+    fn balloon(&self) -> Option<Arc<balloon::Control>> {
+        MachineHandle::balloon(self)
     }
 }
 

@@ -3,13 +3,14 @@
 //! [`args`] holds what was typed, [`config`] makes a plan of it, [`run`] tells the story:
 //! [`image`] and [`config_drive`] prepare the disks, [`net`] the network, [`machine`] is started,
 //! [`console`] and [`terminal`] join it to the user, [`screen`] serves it to viewers through
-//! [`server`] and [`vnc`], [`shutdown`] ends it, [`exit`] says how it ended. [`pull`] fetches an image
+//! [`server`] and [`vnc`], [`balloon`] asks its guest for memory, [`shutdown`] ends it, [`exit`] says how it ended. [`pull`] fetches an image
 //! without running it, [`check`] looks whether one would run. A machine that runs is reached from
 //! outside through [`api`], joined to it by [`interface`], and counted by [`metrics`]; [`client`] is the
 //! other end.
 
 mod api;
 mod args;
+mod balloon;
 mod check;
 mod client;
 mod config;
@@ -21,7 +22,6 @@ mod history;
 mod host;
 mod image;
 mod interface;
-mod logging;
 mod machine;
 mod metrics;
 mod net;
@@ -32,19 +32,20 @@ mod pull;
 mod ready;
 mod run;
 mod running;
+mod sandbox;
 mod screen;
 mod serial_screen;
 mod server;
 mod shutdown;
 mod signals;
-mod spool;
 mod terminal;
 mod units;
 mod vnc;
 
+use std::io::{self, stdout};
 use std::process::ExitCode;
 
-use args::{Cli, Command};
+use args::{Cli, Command, generate};
 use clap::Parser;
 
 fn main() -> ExitCode {
@@ -57,10 +58,10 @@ fn main() -> ExitCode {
         }
         error.exit()
     });
-    if matches!(cli.command, Command::Run(_) | Command::Check(_))
+    if matches!(cli.command, Command::Run(_) | Command::Check(_) | Command::Caretaker)
         && let Err(why) = privilege::take_up()
     {
-        eprintln!("berth: {why}");
+        eprintln!("berth warn: {why}");
     }
     match cli.command {
         Command::Run(args) => ExitCode::from(run::run(&args)),
@@ -71,5 +72,19 @@ fn main() -> ExitCode {
         Command::Screenshot(args) => ExitCode::from(client::screenshot(&args)),
         Command::Power(args) => ExitCode::from(client::power(&args)),
         Command::Health(args) => ExitCode::from(client::health(&args)),
+        Command::Completions(args) => {
+            wrote(generate::completions(args.shell, &mut stdout().lock()), "the script")
+        }
+        Command::Man(args) => wrote(
+            generate::manual(&args.directory),
+            &format!("a manual page in {}", args.directory.display()),
+        ),
+        Command::Caretaker => ExitCode::from(net::caretaker::run()),
     }
+}
+
+fn wrote(result: io::Result<()>, what: &str) -> ExitCode {
+    let Err(error) = result else { return ExitCode::SUCCESS };
+    eprintln!("berth error: {what} cannot be written: {error}");
+    ExitCode::from(exit::ERROR)
 }

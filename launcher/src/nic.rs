@@ -44,6 +44,8 @@ pub struct Nic {
 /// What is behind the guest's interface, in the order in which it goes.
 pub struct Network {
     dhcp: Option<Service>,
+    /// What the service is made of, until it begins.
+    service: Option<File>,
     meter: Arc<Meter>,
     prepared: Option<Prepared>,
     /// Keeps a tap of ours, and what it has counted, until the end was told.
@@ -115,6 +117,42 @@ impl Meter {
 }
 
 impl Network {
+    /// Leaves it to a process of its own to take the network back at the end.
+    ///
+    /// # Errors
+    /// That process does not start.
+    pub fn entrust(&mut self) -> Result<(), Failure> {
+        let Some(prepared) = &mut self.prepared else { return Ok(()) };
+        let failed = |source| Failure::new(&NoCaretaker(source), exit::ERROR);
+        prepared.entrust().map_err(failed)
+    }
+
+    /// Begins to tell the guest of its network, if that is asked for.
+    ///
+    /// # Errors
+    /// No thread could be started.
+    pub fn serve(&mut self) -> Result<(), Failure> {
+        let (Some(frames), Some(prepared), Some(counters)) =
+            (self.service.take(), &self.prepared, &self.meter.dhcp)
+        else {
+            return Ok(());
+        };
+        let resolver = ResolverSource::new(prepared.resolvers.iter().map(PathBuf::from));
+        let guest = prepared.guest.clone();
+        let service = Service::start(frames, guest, resolver, Arc::clone(counters));
+        let failed = |source| Failure::new(&NoService(source), exit::ERROR);
+        self.dhcp = Some(service.map_err(failed)?);
+        Ok(())
+    }
+
+    /// The files that it reads while the machine runs.
+    pub fn files(&self) -> &'static [&'static str] {
+        match (&self.service, &self.prepared) {
+            (Some(_), Some(prepared)) => prepared.resolvers,
+            _ => &[],
+        }
+    }
+
     /// What is counted of it.
     pub fn meter(&self) -> Arc<Meter> {
         Arc::clone(&self.meter)
@@ -232,7 +270,7 @@ fn existing(plan: &Plan, name: &str, mac: MacAddr) -> Result<Nic, Box<dyn Error>
     let config = NicConfig { taps: tap.queues, vhost, mac, mtu, counters };
     let statistics = Statistics::open(name)?;
     let meter = Arc::new(Meter::new(statistics, device, None));
-    let network = Network { dhcp: None, meter, prepared: None, _tap: None };
+    let network = Network { dhcp: None, service: None, meter, prepared: None, _tap: None };
     Ok(Nic { config, network })
 }
 
@@ -248,25 +286,25 @@ fn made(plan: &Plan, request: &Request) -> Result<Nic, Box<dyn Error>> {
     let device = Arc::<DeviceCounters>::default();
     let counters = Arc::clone(&device);
     let config = NicConfig { taps, vhost, mac, mtu, counters };
-    let (dhcp, told) = serve(&mut prepared).map_err(NoService)?.unzip();
+    let service = prepared.service.take();
+    let told = service.as_ref().map(|_| Arc::default());
     let meter = Arc::new(Meter::new(statistics, device, told));
-    let network = Network { dhcp, meter, prepared: Some(prepared), _tap: tap };
+    let network = Network { dhcp: None, service, meter, prepared: Some(prepared), _tap: tap };
     Ok(Nic { config, network })
-}
-
-/// Starts to tell the guest of its network, if that is asked for.
-fn serve(prepared: &mut Prepared) -> io::Result<Option<(Service, Arc<dhcp::counters::Counters>)>> {
-    let Some(frames) = prepared.service.take() else { return Ok(None) };
-    let resolver = ResolverSource::new(prepared.resolvers.iter().map(PathBuf::from));
-    let counters = Arc::<dhcp::counters::Counters>::default();
-    let service = Service::start(frames, prepared.guest.clone(), resolver, Arc::clone(&counters))?;
-    Ok(Some((service, counters)))
 }
 
 /// Nobody would tell the guest of its network.
 #[derive(Debug, thiserror::Error)]
 #[error("the guest cannot be told of its network: the thread for DHCP does not start")]
 struct NoService(#[source] io::Error);
+
+/// Nobody would take the network back.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the network could not be taken back at the end: the process for that does not start; give \
+     --sandbox off"
+)]
+struct NoCaretaker(#[source] io::Error);
 
 /// vhost is asked for, and cannot be had.
 #[derive(Debug, thiserror::Error)]

@@ -4,7 +4,7 @@ use crate::config::{self, Layers};
 use crate::exit;
 use crate::failure::Failure;
 use crate::signals::Signals;
-use crate::{logging, terminal};
+use crate::{sandbox, terminal};
 
 /// Runs `story` with its settings, a log to tell it to, and the signals blocked; answers the exit
 /// status.
@@ -25,7 +25,7 @@ pub fn with_log(
         Ok(settings) => settings,
         Err(error) => return complain_with(&error.into()),
     };
-    let log = match logging::start(form, level) {
+    let log = match logging::start(form, level, sandbox::confine) {
         Ok(log) => log,
         Err(error) => return complain(&format!("the log cannot be started: {error}")),
     };

@@ -12,30 +12,35 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
-use std::thread::Builder;
 use std::time::{Duration, Instant};
 
+use devices::thread;
 use vmm::config::{
     BootConfig, DiskConfig, DiskEngine, DiskLimits, DisplayConfig, Identity as BoardIdentity,
     MachineConfig,
 };
 
+use crate::api::control::Control as ControlSocket;
 use crate::args::RunArgs;
+use crate::balloon::Pressure;
 use crate::config::{self, Boot, ConsoleMode, Layers, Plan, Root, show_mac};
 use crate::config_drive;
 use crate::config_drive::disk::MemoryDisk;
 use crate::config_drive::documents::GuestFacts;
 use crate::console::SerialConsole;
 use crate::exit::{self, Ending};
-use crate::failure::Failure;
+use crate::failure::{Failure, sentence};
 use crate::host::Host;
 use crate::image::base::Cancelled;
+use crate::image::generation::{Generation, Seen};
 use crate::image::identity::Identity;
 use crate::image::{Created, Store, fetch, overlay};
 use crate::interface::{self, Facts, Outside};
 use crate::machine::{Control, MachineEnd, start_machine};
 use crate::nic::{self, Network};
 use crate::program;
+use crate::sandbox::files::Files;
+use crate::sandbox::{self, Sandbox};
 use crate::screen;
 use crate::shutdown::{Action, Shutdown};
 use crate::signals::Signals;
@@ -50,7 +55,14 @@ const CONSOLE_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Runs a machine from beginning to end; answers the exit status.
 pub fn run(args: &RunArgs) -> u8 {
-    let layers = || Ok(Layers::gather(args.config.as_deref(), &args.settings)?);
+    let layers = || {
+        let layers = Layers::gather(args.config.as_deref(), &args.settings)?;
+        let (form, _) = config::log_settings(&layers)?;
+        // Before there is any thread, the log's included.
+        let begun = sandbox::begin(config::sandbox(&layers)?, form);
+        begun.map_err(|error| Failure::new(&error, exit::ERROR))?;
+        Ok(layers)
+    };
     program::with_log(layers, logged)
 }
 
@@ -99,7 +111,13 @@ fn logged(layers: &Layers, signals: Signals) -> Result<u8, Failure> {
 fn live(plan: &Plan, console: &Arc<SerialConsole>, signals: Signals) -> Result<Ending, Failure> {
     let error = |error: &(dyn Error + 'static)| Failure::new(error, exit::ERROR);
     let socket = interface::bind(plan)?;
-    let Ready { config, created, network, screen } = prepare(plan, console, &signals)?;
+    let Ready { config, created, mut network, screen } = prepare(plan, console, &signals)?;
+    // Its files are written to, so they are opened before there is a sandbox.
+    let pressure = plan.balloon.map(|_| Pressure::open(Path::new("/")));
+    let sandbox = confine(plan, socket.as_ref(), network.as_mut(), &created)?;
+    if let Some(network) = &mut network {
+        network.serve()?;
+    }
     let facts = Facts::gather(&config, network.as_ref());
     let (tell, events) = sync_channel(16);
     let watch = {
@@ -112,6 +130,8 @@ fn live(plan: &Plan, console: &Arc<SerialConsole>, signals: Signals) -> Result<E
     log::info!("{} is running", plan.name);
     // The waiter is there: it does nothing but receive this.
     drop(waiter.send(started.wait));
+    let balloon = started.control.balloon().zip(pressure);
+    let balloon = balloon.map(|(balloon, pressure)| pressure.drive(balloon));
     let stopping = Arc::new(AtomicBool::new(false));
     let outside = Outside {
         plan,
@@ -122,12 +142,36 @@ fn live(plan: &Plan, console: &Arc<SerialConsole>, signals: Signals) -> Result<E
         stopping: Arc::clone(&stopping),
     };
     let shown = interface::show(outside, &started.face, (socket, screen));
+    if let Err(error) = sandbox.map_or(Ok(()), Sandbox::settle) {
+        // The machine runs, and this thread is confined as far as the process is.
+        log::error!("{}", sentence(&error));
+    }
     let ending = serve(&started.control, plan, tell, (&events, &stopping));
-    drop(shown);
+    drop((shown, balloon));
     drop(watch);
     // As it was found, now that nobody uses it any more.
     drop(network);
     Ok(ending)
+}
+
+/// Gives up what the machine does not need: everything is open.
+fn confine(
+    plan: &Plan,
+    socket: Option<&ControlSocket>,
+    network: Option<&mut Network>,
+    created: &Created,
+) -> Result<Option<Sandbox>, Failure> {
+    if !sandbox::is_begun() {
+        return Ok(None);
+    }
+    let mut resolvers: &[&str] = &[];
+    if let Some(network) = network {
+        network.entrust()?;
+        resolvers = network.files();
+    }
+    let files = Files::of(plan, socket.map(ControlSocket::path), resolvers, created);
+    let entered = Sandbox::enter(&files, plan.termination_log.as_deref());
+    entered.map_err(|error| Failure::new(&error, exit::ERROR))
 }
 
 /// What is there before the machine starts.
@@ -158,6 +202,7 @@ fn prepare(plan: &Plan, console: &Arc<SerialConsole>, signals: &Signals) -> Resu
     };
     let drive = config_drive::build(&sources, &facts)?;
     let disks = place.disks(plan, drive, &|| signals.asked())?;
+    let generation = disks.identity.generation.as_ref();
     let (nic, network) = nic.map_or((None, None), |nic| (Some(nic.config), Some(nic.network)));
     let config = MachineConfig {
         cpus: plan.cpus,
@@ -170,10 +215,12 @@ fn prepare(plan: &Plan, console: &Arc<SerialConsole>, signals: &Signals) -> Resu
             width: plan.display.width.into(),
             height: plan.display.height.into(),
         }),
+        balloon: plan.balloon,
         console: console.clone(),
         identity: BoardIdentity {
             uuid: disks.identity.uuid.into_bytes(),
             serial: disks.identity.uuid.to_string(),
+            generation: generation.map(|it| it.id.to_bytes_le()).unwrap_or_default(),
         },
         require_native_kvm: true,
     };
@@ -237,9 +284,27 @@ impl Place {
             name: "the config drive".to_owned(),
             limits: DiskLimits::default(),
         });
+        self.set_generation(plan);
         // The directory's lock ends here; the overlay has its own.
         let created = self.store.map(|mut store| std::mem::take(&mut store.created));
         Ok(Disks { disks, identity: self.identity, created: created.unwrap_or_default() })
+    }
+}
+
+impl Place {
+    /// Finds out of which generation the disk is. It is no reason not to start if that cannot be kept:
+    /// the next start then takes it for another one.
+    fn set_generation(&mut self, plan: &Plan) {
+        let disk = match (&plan.root, &self.store) {
+            (Root::Image(_), Some(store)) => Seen::of(&store.overlay_path()).ok(),
+            _ => None,
+        };
+        let before = self.identity.generation.as_ref();
+        self.identity.generation = Some(Generation::next(before, plan.generation, disk));
+        let kept = self.store.as_mut().map(|store| store.keep_identity(&self.identity));
+        if let Some(Err(error)) = kept {
+            log::warn!("the generation of the disk is not kept: {error}");
+        }
     }
 }
 
@@ -286,7 +351,7 @@ fn start_waiter(tell: SyncSender<Event>) -> io::Result<SyncSender<Wait>> {
             send(&tell, Event::Ended(end));
         }
     };
-    Builder::new().name("wait".to_owned()).spawn(run)?;
+    thread::start("wait", run)?;
     Ok(give)
 }
 

@@ -10,7 +10,7 @@ use crate::api::status::{StageStatus, Status};
 use crate::api::{Health, Machine, Power};
 use crate::machine::Control;
 use crate::metrics::procfs::Procfs;
-use crate::metrics::{Cpu, Disk, Memory, Nic, Sample, State, Told, exposition};
+use crate::metrics::{Balloon, Cpu, Disk, Memory, Nic, Sample, State, Told, exposition};
 use crate::net::dhcp::counters::Counters;
 use crate::nic;
 use crate::ready::Readiness;
@@ -102,6 +102,7 @@ impl Running {
                 guest_resident: counts.resident_bytes,
                 process_resident: process.map(|process| process.resident_bytes),
             },
+            balloon: self.control.balloon().map(|balloon| Balloon::sample(&balloon)),
             times: process.map(|process| process.times),
             disks: disks.collect(),
             nics: self.nics(),
@@ -135,6 +136,10 @@ impl Machine for Running {
         let (state, paused) = self.state();
         (status.state, status.paused) = (state.word().to_owned(), paused);
         status.vnc_viewers = self.viewers();
+        if let Some(balloon) = self.control.balloon() {
+            status.balloon_target_bytes = Some(balloon.target());
+            status.balloon_bytes = Some(balloon.actual());
+        }
         status.uptime_s = self.start.at.elapsed().as_secs();
         for (disk, counts) in status.disks.iter_mut().zip(self.control.disks()) {
             (disk.errors, disk.waits_for_room) = (counts.errors(), counts.waits);

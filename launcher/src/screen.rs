@@ -154,3 +154,8 @@ pub fn hub(name: &str, face: &Face, line: SerialLine) -> io::Result<Hub> {
         input: face.input.clone(),
     })
 }
+
+#[cfg(test)]
+mod browser;
+#[cfg(test)]
+mod chromium;

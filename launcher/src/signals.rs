@@ -10,8 +10,8 @@
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::thread::{Builder, JoinHandle};
 
+use devices::thread::{self, Thread};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -82,7 +82,7 @@ impl Signals {
                 log::error!("signals are no longer heard: {error}");
             }
         };
-        let thread = Builder::new().name("signals".to_owned()).spawn(run)?;
+        let thread = thread::start("signals", run)?;
         Ok(SignalWatch { stop: Some(stop), thread: Some(thread) })
     }
 
@@ -112,7 +112,7 @@ impl Signals {
 /// Ends the watch when dropped.
 pub struct SignalWatch {
     stop: Option<OwnedFd>,
-    thread: Option<JoinHandle<()>>,
+    thread: Option<Thread<()>>,
 }
 
 impl Drop for SignalWatch {

@@ -9,8 +9,8 @@ use std::fs::File;
 use std::io::{self, ErrorKind, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Mutex, PoisonError};
-use std::thread::{Builder, JoinHandle};
 
+use devices::thread::{self, Thread};
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::termios::{self, LocalFlags, OutputFlags, SetArg, Termios};
@@ -114,7 +114,7 @@ impl Escape {
 pub struct Input {
     /// The thread ends when this end of its pipe is closed.
     stop: Option<OwnedFd>,
-    thread: Option<JoinHandle<()>>,
+    thread: Option<Thread<()>>,
 }
 
 /// Takes bytes for the guest; answers how many.
@@ -142,7 +142,7 @@ impl Input {
                 log::warn!("no more console input: {error}");
             }
         };
-        let thread = Builder::new().name("console-in".to_owned()).spawn(run)?;
+        let thread = thread::start("console-in", run)?;
         Ok(Self { stop: Some(stop), thread: Some(thread) })
     }
 }
@@ -209,8 +209,8 @@ fn retry(error: &io::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::spool::tests::pipe;
     use std::io::Write;
+    use std::os::fd::OwnedFd;
     use std::sync::mpsc::{Receiver, channel};
     use std::time::Duration;
 
@@ -246,7 +246,7 @@ mod tests {
 
     /// An input whose guest takes `at_once` bytes of each offer.
     fn input(escape: bool, at_once: usize) -> (File, Input, Receiver<Vec<u8>>, Receiver<Wish>) {
-        let (read, write) = pipe();
+        let (read, write) = std::io::pipe().unwrap();
         let (bytes_in, bytes) = channel();
         let (wish_in, wishes) = channel();
         let to = InputTo {
@@ -260,7 +260,8 @@ mod tests {
             wish: Box::new(move |wish| wish_in.send(wish).unwrap_or_default()),
             escape,
         };
-        (write, Input::start(read, to).unwrap(), bytes, wishes)
+        let read = OwnedFd::from(read).into();
+        (OwnedFd::from(write).into(), Input::start(read, to).unwrap(), bytes, wishes)
     }
 
     fn collect(bytes: &Receiver<Vec<u8>>, count: usize) -> Vec<u8> {
@@ -313,7 +314,8 @@ mod tests {
         assert!(panicked.is_err());
         assert_eq!(flags(), before);
 
-        let (read, _write) = pipe();
+        let (read, _write) = std::io::pipe().unwrap();
+        let read = File::from(OwnedFd::from(read));
         assert!(RawMode::enter(&read).unwrap().is_none(), "a pipe is no terminal");
     }
 }

@@ -108,3 +108,17 @@ fn what_is_ignored_is_said() {
     assert!(said.contains("KVM_BLK_OPTS held QEMU's arguments and is ignored"), "{said}");
     assert!(!said.contains("LAUNCHER"), "{said}");
 }
+
+#[test]
+fn completions_and_manual_pages_are_generated() {
+    let dir = tempfile::tempdir().unwrap();
+    let script = berth(dir.path(), &["completions", "bash"]);
+    assert!(script.status.success() && text(&script.stdout).contains("--userdata"));
+    assert!(berth(dir.path(), &["man", "."]).status.success());
+    let pages = names(dir.path());
+    assert!(["berth.1", "berth-run.1"].iter().all(|page| pages.contains(&(*page).to_owned())));
+    let nowhere = berth(dir.path(), &["man", "none"]);
+    assert_eq!(nowhere.status.code(), Some(1));
+    let told = text(&nowhere.stderr);
+    assert!(told.starts_with("berth error: a manual page in none cannot be written"), "{told}");
+}

@@ -38,6 +38,13 @@ impl Berth {
         Self::command().arg("run")
     }
 
+    /// `berth run`, in a process that runs `script` first.
+    pub fn run_after(script: &str) -> Self {
+        let mut command = Command::new("sh");
+        command.args(["-ec", &format!("{script}; exec \"$@\""), "sh"]).arg(berth_program());
+        Self::of(command).arg("run")
+    }
+
     /// `berth` without a subcommand.
     pub fn command() -> Self {
         Self::of(Command::new(berth_program()))

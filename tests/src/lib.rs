@@ -15,6 +15,7 @@
 mod berth;
 mod client;
 mod cloud_image;
+mod confinement;
 mod cpio;
 mod disk_image;
 mod namespace;
@@ -24,12 +25,15 @@ mod pod;
 mod small_guest;
 mod tap;
 mod transcript;
+pub mod tree;
 mod viewer;
 mod virtual_machine;
 mod volume;
+mod watched;
 
 pub use berth::{Berth, Outcome};
 pub use cloud_image::CloudImage;
+pub use confinement::confined_threads;
 pub use disk_image::{Checked, DiskImage};
 pub use namespace::Namespace;
 pub use picture::{ALPHABET, Glyphs, Picture};
@@ -41,3 +45,4 @@ pub use transcript::Transcript;
 pub use viewer::Viewer;
 pub use virtual_machine::{Report, VirtualMachine};
 pub use volume::{LoopDevice, Volume};
+pub use watched::Watched;

@@ -135,7 +135,11 @@ impl SmallGuest {
         self.start_by(Berth::run_inside(namespace))
     }
 
-    fn start_by(self, berth: Berth) -> (TempDir, VirtualMachine) {
+    /// [`start`](Self::start), as `berth` is begun.
+    ///
+    /// # Panics
+    /// As there.
+    pub fn start_by(self, berth: Berth) -> (TempDir, VirtualMachine) {
         let kernel = match self.kernel {
             Kernel::BzImage => "small/bzImage",
             Kernel::Elf => "small/vmlinux",
@@ -143,12 +147,14 @@ impl SmallGuest {
         let mut berth = berth
             .patience(self.patience)
             .flag("--name", "small")
-            .flag("--image-dir", self.directory.path())
             .flag("--kernel", guest_file(kernel))
             .flag("--initrd", self.initrd())
             .flag("--cmdline", &self.cmdline)
             .flag("--cpus", self.cpus.to_string())
             .flag("--memory", &self.memory);
+        if !self.has("--image-dir") {
+            berth = berth.flag("--image-dir", self.directory.path());
+        }
         if !self.has("--net") {
             berth = berth.flag("--net", "none");
         }

@@ -70,6 +70,12 @@ fn an_elf_kernel_boots_with_four_cpus() {
 
 #[test]
 #[ignore = "needs KVM: tests/run e2e"]
+fn twelve_cpus_come_up() {
+    boots(Kernel::Elf, 12, "512M");
+}
+
+#[test]
+#[ignore = "needs KVM, and minutes where it is emulated: tests/run life"]
 fn thirty_two_cpus_come_up() {
     boots(Kernel::Elf, 32, "1G");
 }

@@ -1,6 +1,9 @@
 //! What the guest's own tools say of the devices, and what happens when drivers leave and return.
 
-use berth_tests::{DiskImage, Report, SmallGuest};
+use std::fs;
+use std::path::Path;
+
+use berth_tests::{DiskImage, Report, SmallGuest, scratch};
 
 const DISK_BYTES: u64 = 16 << 20;
 
@@ -136,4 +139,51 @@ echo "@@ cycles done"
 "#,
     );
     assert_eq!(report.value("cycles"), "done");
+}
+
+/// What the guest finds as the generation of its disk, in the pet's directory `dir`.
+fn generation(dir: &Path, flags: &[(&str, &str)]) -> String {
+    let job = r#"
+d=/sys/bus/acpi/devices/BRTH0001:00
+grep -q VM_GEN_COUNTER $d/modalias || exit 1
+[ "$(cat $d/status)" = 15 ] || exit 2
+# Where the kernel has the driver, it has taken the device.
+if [ -e /sys/bus/acpi/drivers/vmgenid ]; then
+    [ -e /sys/bus/acpi/drivers/vmgenid/BRTH0001:00 ] || exit 3
+    echo "@@ driver vmgenid"
+fi
+id=$(dd if=/dev/mem bs=16 skip=$((0xef000 / 16)) count=1 2>/dev/null | hexdump -v -e '16/1 "%02x"')
+echo "@@ id $id"
+"#;
+    let path = |name: &str| dir.join(name).display().to_string();
+    let mut guest =
+        SmallGuest::running(job).flag("--image-dir", path("")).switch(&path("base.raw"));
+    for (name, value) in flags {
+        guest = guest.flag(name, *value);
+    }
+    let report = guest.report();
+    report.expect_success();
+    if let [driver] = report.values("driver")[..] {
+        eprintln!("driver: {driver}");
+    }
+    report.value("id").to_owned()
+}
+
+#[test]
+#[ignore = "needs KVM: tests/run e2e"]
+fn the_generation_is_that_of_the_disk() {
+    let dir = scratch();
+    DiskImage::raw(&dir.path().join("base.raw"), 1 << 20);
+    let (pet, copy) = (dir.path().join("small.qcow2"), dir.path().join("copy"));
+    let first = generation(dir.path(), &[]);
+    assert!(first.len() == 32 && first != "0".repeat(32), "{first}");
+    assert_eq!(generation(dir.path(), &[]), first, "the same disk");
+    fs::copy(&pet, &copy).and_then(|_| fs::rename(&copy, &pet)).expect("the disk can be copied");
+    let second = generation(dir.path(), &[]);
+    assert_ne!(second, first, "the disk was copied");
+    let said = "01020304-0506-4708-890a-0b0c0d0e0f10";
+    // As GUIDs lie in memory: the first three parts little-endian.
+    let want = "0403020106050847890a0b0c0d0e0f10";
+    assert_eq!(generation(dir.path(), &[("--generation-id", said)]), want);
+    assert_eq!(generation(dir.path(), &[]), want, "it is kept");
 }

@@ -3,12 +3,9 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
 use std::process::Command;
 
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate is a directory of the clone")
-}
+use berth_tests::tree::root;
 
 /// The strings in `allow = [...]` of `deny.toml`.
 fn allowed() -> BTreeSet<String> {

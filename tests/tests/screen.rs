@@ -2,90 +2,13 @@
 //! viewers that behave well or badly. The guest's console is the kernel's own, on whatever it finds.
 
 use std::fs;
-use std::path::Path;
 use std::process::Command;
 use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use berth_tests::{ALPHABET, Berth, Glyphs, Kernel, Picture, SmallGuest, Viewer, VirtualMachine};
-use tempfile::TempDir;
+use berth_tests::{ALPHABET, Kernel, Picture, SmallGuest, Viewer, Watched};
 
 const ADDRESS: &str = "127.0.0.1:5900";
-const PATIENCE: Duration = Duration::from_secs(300);
-
-/// A running guest, and the way to its pictures.
-struct Watched {
-    directory: TempDir,
-    machine: VirtualMachine,
-}
-
-impl Watched {
-    fn start(guest: SmallGuest) -> Self {
-        let control = guest.directory().join("control");
-        let (directory, machine) = guest.flag("--control", control.to_str().unwrap()).start();
-        Self { directory, machine }
-    }
-
-    /// What `berth screenshot` takes.
-    fn picture(&self) -> Picture {
-        let file = self.directory.path().join("picture.png");
-        let taken = Berth::command()
-            .arg("screenshot")
-            .flag("--control", self.directory.path().join("control"))
-            .arg(&file)
-            .outcome();
-        assert_eq!(
-            taken.exit_code,
-            Some(0),
-            "{}{}",
-            taken.stderr,
-            self.machine.describe("no picture")
-        );
-        keep(&file);
-        Picture::from_png(&fs::read(&file).expect("a picture"))
-    }
-
-    /// Learns the characters that are shown from `row` on.
-    fn learn(&self, row: usize) -> Glyphs {
-        let start = Instant::now();
-        loop {
-            let glyphs = Glyphs::learn(&self.picture(), row);
-            // Whatever the font: no two characters look the same.
-            if glyphs.len() == ALPHABET.concat().len() {
-                return glyphs;
-            }
-            let found = glyphs.len();
-            assert!(
-                start.elapsed() < PATIENCE,
-                "{}",
-                self.machine.describe(&format!("{found} characters"))
-            );
-            sleep(Duration::from_millis(500));
-        }
-    }
-
-    /// Waits until a line on the screen is `text`.
-    fn shows(&self, glyphs: &Glyphs, text: &str) {
-        let start = Instant::now();
-        loop {
-            let lines = self.picture().text(glyphs);
-            if lines.iter().any(|line| line == text) {
-                return;
-            }
-            let said = || format!("{text:?} is not on the screen:\n{}", lines.join("\n"));
-            assert!(start.elapsed() < PATIENCE, "{}", self.machine.describe(&said()));
-            sleep(Duration::from_millis(500));
-        }
-    }
-}
-
-/// Keeps a picture for people to look at, where `BERTH_TEST_PICTURES` says.
-fn keep(file: &Path) {
-    if let Some(to) = std::env::var_os("BERTH_TEST_PICTURES") {
-        let name = std::thread::current().name().unwrap_or("main").to_owned();
-        let _ = fs::copy(file, Path::new(&to).join(format!("{name}.png")));
-    }
-}
 
 /// Prints the alphabet where a shell's script is told to.
 fn alphabet(to: &str) -> String {

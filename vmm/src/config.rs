@@ -21,6 +21,8 @@ pub struct MachineConfig {
     pub nics: Vec<NicConfig>,
     /// Display adapter, keyboards and pointers; `None`: a machine without any.
     pub display: Option<DisplayConfig>,
+    /// A balloon, by which the guest gives memory back; `None`: a machine without.
+    pub balloon: Option<BalloonConfig>,
     /// Where COM1's output goes.
     pub console: Arc<dyn Console>,
     /// The machine's identity, shown in SMBIOS.
@@ -53,6 +55,13 @@ impl DisplayConfig {
             && sides.contains(&self.height)
             && bytes <= devices::display::dispi::MEMORY_LEN as u64
     }
+}
+
+/// A memory balloon.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BalloonConfig {
+    /// A guest that is out of memory may take back what it gave, rather than kill its processes.
+    pub deflate_on_oom: bool,
 }
 
 /// The most vCPUs a machine may have.
@@ -118,11 +127,14 @@ pub struct NicConfig {
     pub counters: Arc<NicCounters>,
 }
 
-/// What SMBIOS says of the machine.
+/// What the machine says of itself: in SMBIOS, and by its generation.
 #[derive(Clone, Debug, Default)]
 pub struct Identity {
     /// System UUID.
     pub uuid: [u8; 16],
     /// Serial number; cloud-init reads instance data from it on some platforms.
     pub serial: String,
+    /// Generation of its disk, in the order of bytes of a GUID in memory: another one when the disk was
+    /// copied or restored.
+    pub generation: [u8; 16],
 }

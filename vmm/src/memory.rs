@@ -9,7 +9,10 @@
 use std::ptr;
 use std::sync::Arc;
 
-use devices::mem::{GuestAddress, GuestMemory, GuestMemoryBackend, GuestMemoryRegion, GuestRam};
+use devices::mem::{
+    GuestAddress, GuestMemory, GuestMemoryBackend, GuestMemoryRegion, GuestRam, Reclaim,
+    VolatileSlice,
+};
 use vm_memory::{GuestRegionMmap, MmapRegion};
 
 use crate::machine::layout;
@@ -144,6 +147,36 @@ pub fn resident(memory: &GuestMemory) -> std::io::Result<u64> {
     Ok(resident)
 }
 
+/// Gives guest RAM back to the host, for as long as it holds it.
+pub struct Returns(pub GuestMemory);
+
+impl Reclaim for Returns {
+    fn reclaim(&self, piece: &VolatileSlice<'_>) -> std::io::Result<()> {
+        let guard = piece.ptr_guard();
+        let (first, len) = (guard.as_ptr() as u64, piece.len() as u64);
+        let end = first.checked_add(len).ok_or(std::io::ErrorKind::InvalidInput)?;
+        let is_ram = host_ranges(&self.0)
+            .into_iter()
+            .any(|(_, ram_len, host)| first >= host && end - host <= ram_len);
+        if !is_ram {
+            return Err(std::io::ErrorKind::InvalidInput.into());
+        }
+        // Half a page stays: its other half may be in use.
+        let page = PAGE as u64;
+        let (first, end) = (first.next_multiple_of(page), end / page * page);
+        if first >= end {
+            return Ok(());
+        }
+        // SAFETY: the range is whole pages of guest RAM, which is a private anonymous mapping that
+        // stays. It reads as zeroes from here on, which is no more than the guest itself could have
+        // written: nothing in this process holds a reference into guest RAM, nor trusts what is there.
+        // What the kernel has in flight keeps its own references to the pages.
+        let status =
+            unsafe { libc::madvise(first as *mut _, (end - first) as usize, libc::MADV_DONTNEED) };
+        if status == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use vm_memory::Bytes;
@@ -180,5 +213,70 @@ mod tests {
         let touched = resident(&memory).unwrap();
         // A page each, small or huge.
         assert!((2 * PAGE as u64..=2 * HUGE_PAGE as u64).contains(&touched), "{touched}");
+    }
+
+    #[test]
+    fn what_is_given_back_is_zero_and_not_resident() {
+        let memory = allocate(32 << 20).unwrap();
+        let ram = Returns(memory.clone());
+        let page = PAGE as u64;
+        let fill = vec![0xaa_u8; 4 << 20];
+        memory.write_slice(&fill, GuestAddress(0)).unwrap();
+        let before = resident(&memory).unwrap();
+        assert!(before >= 4 << 20);
+        let slice = |at, len| memory.get_slice(GuestAddress(at), len).unwrap();
+        ram.reclaim(&slice(0, 2 << 20)).unwrap();
+        assert!(resident(&memory).unwrap() <= before - (2 << 20));
+        assert_eq!(memory.read_obj::<u64>(GuestAddress(0)).unwrap(), 0);
+        // Of what is not whole pages, those inside; nothing of less than one.
+        let at = (2 << 20) + 1;
+        ram.reclaim(&slice(at, 2 * PAGE - 2)).unwrap();
+        ram.reclaim(&slice(at + 4 * page, PAGE - 2)).unwrap();
+        ram.reclaim(&slice(at, 0)).unwrap();
+        for (offset, want) in [(0, 0xaa), (page - 1, 0xaa), (4 * page, 0xaa), (5 * page, 0xaa)] {
+            let byte = memory.read_obj::<u8>(GuestAddress(at + offset - 1)).unwrap();
+            assert_eq!(byte, want, "at {offset:#x}");
+        }
+        ram.reclaim(&slice((2 << 20) + 1, 3 * PAGE)).unwrap();
+        assert_eq!(memory.read_obj::<u8>(GuestAddress((2 << 20) + page)).unwrap(), 0);
+        assert_eq!(memory.read_obj::<u8>(GuestAddress(2 << 20)).unwrap(), 0xaa);
+        // Memory of somebody else's.
+        let other = allocate(2 << 20).unwrap();
+        assert!(ram.reclaim(&other.get_slice(GuestAddress(0), PAGE).unwrap()).is_err());
+        let end = (32 << 20) - page;
+        ram.reclaim(&slice(end, PAGE)).unwrap();
+        memory.write_obj(1_u8, GuestAddress(end)).unwrap();
+        assert_eq!(memory.read_obj::<u8>(GuestAddress(end)).unwrap(), 1);
+    }
+
+    #[test]
+    fn giving_back_what_the_kernel_writes_to_is_safe() {
+        use std::fs::File;
+        use std::os::fd::AsRawFd;
+        use std::sync::atomic::{AtomicBool, Ordering};
+
+        let memory = allocate(4 << 20).unwrap();
+        let ram = Returns(memory.clone());
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            // As a disk does: the kernel fills guest RAM by address while it is taken away.
+            scope.spawn(|| {
+                let file = File::open("/dev/zero").unwrap();
+                for round in 0..2000_u64 {
+                    let at = GuestAddress(round % 500 * PAGE as u64);
+                    let piece = memory.get_slice(at, 8 * PAGE).unwrap();
+                    let address = piece.ptr_guard_mut().as_ptr();
+                    // SAFETY: the range is guest RAM, which stays mapped while it is borrowed.
+                    let read = unsafe { libc::read(file.as_raw_fd(), address.cast(), 8 * PAGE) };
+                    assert_eq!(read, 8 * PAGE as isize, "{}", std::io::Error::last_os_error());
+                }
+                done.store(true, Ordering::Relaxed);
+            });
+            while !done.load(Ordering::Relaxed) {
+                ram.reclaim(&memory.get_slice(GuestAddress(0), 4 << 20).unwrap()).unwrap();
+            }
+        });
+        memory.write_obj(7_u8, GuestAddress(0)).unwrap();
+        assert_eq!(memory.read_obj::<u8>(GuestAddress(0)).unwrap(), 7);
     }
 }

@@ -214,7 +214,7 @@ mod tests {
     #[test]
     fn the_table_holds_what_guests_read() {
         let uuid = std::array::from_fn(|i| i as u8);
-        let identity = Identity { uuid, serial: "pet-1".into() };
+        let identity = Identity { uuid, serial: "pet-1".into(), ..Identity::default() };
         let ram = [(0, 2 << 30), (4 << 30, 40 << 30)];
         let bytes = build(&Description { identity: &identity, cpus: 4, ram: &ram }, 0xf0000);
         let sum = |range: &[u8]| range.iter().fold(0u8, |s, b| s.wrapping_add(*b));

@@ -151,6 +151,7 @@ fn a_kernel_prints_on_the_screen_and_reads_the_keyboard() {
         disks: Vec::new(),
         nics: Vec::new(),
         display: Some(DisplayConfig { width: 1024, height: 768 }),
+        balloon: None,
         console: paper.clone(),
         identity: Identity::default(),
         require_native_kvm: true,

@@ -14,6 +14,7 @@ mod buffers;
 mod chain;
 mod fault;
 mod file_io;
+mod holes;
 mod lock;
 pub mod qcow2;
 mod raw;

@@ -16,6 +16,7 @@ use std::marker::PhantomData;
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
 
+use io_uring::register::Restriction;
 use io_uring::types::{Fd, FsyncFlags};
 use io_uring::{IoUring, cqueue, opcode, squeue};
 use vm_memory::VolatileSlice;
@@ -136,6 +137,13 @@ impl Idle {
             plain.dontfork().setup_r_disabled().setup_clamp();
             plain.build(entries)
         })?;
+        // What it is for, and nothing else, whoever may come to submit to it: a ring could open
+        // files and sockets too.
+        let codes =
+            [opcode::PollAdd::CODE, opcode::Read::CODE, opcode::Write::CODE, opcode::Fsync::CODE];
+        let codes = codes.into_iter().chain([opcode::Readv::CODE, opcode::Writev::CODE]);
+        let mut allowed: Vec<Restriction> = codes.map(Restriction::sqe_op).collect();
+        uring.submitter().register_restrictions(&mut allowed)?;
         Ok(Idle { uring, ops: usize::from(ops) })
     }
 

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Instant;
 
-use super::service::{Service, stop_all};
+use super::service::{Service, ServiceError, stop_all};
 use super::throttle::Throttle;
 use super::{Activation, DeviceError, LiveQueue, VirtioDevice, read_config_bytes};
 use crate::block::BlockBackend;
@@ -197,22 +197,20 @@ impl Blk {
                 sync::serve(&disk, queue, interrupt, stop)
             });
         }
-        let memory = service.memory.clone();
-        match Idle::new(uring::OPERATIONS) {
-            Ok(idle) => service.spawn(&name, move |queue, interrupt, stop| {
-                uring::serve(idle, memory, &disk, queue, interrupt, stop)
-            }),
-            Err(error) if self.may_call => {
+        let (memory, may_call, label) = (service.memory.clone(), self.may_call, name.clone());
+        // A ring can do more than the calls that the thread may make, so it may not make rings.
+        let make = || Idle::new(uring::OPERATIONS);
+        service.spawn_with(&name, make, move |idle, queue, interrupt, stop| match idle {
+            Ok(idle) => uring::serve(idle, memory, &disk, queue, interrupt, stop),
+            Err(error) if may_call => {
                 // The guest can start the device as often as it likes.
                 if NO_RING.allows() {
-                    log::warn!("no io_uring for {name} ({error}), using calls");
+                    log::warn!("no io_uring for {label} ({error}), using calls");
                 }
-                service.spawn(&name, move |queue, interrupt, stop| {
-                    sync::serve(&disk, queue, interrupt, stop)
-                })
+                sync::serve(&disk, queue, interrupt, stop)
             }
-            Err(error) => Err(DeviceError(format!("io_uring for {name}: {error}"))),
-        }
+            Err(error) => Err(ServiceError::NoRing(error)),
+        })
     }
 }
 

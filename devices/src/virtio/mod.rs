@@ -9,6 +9,7 @@ use std::sync::Arc;
 use crate::event::Event;
 use crate::mem::GuestMemory;
 
+pub mod balloon;
 pub mod blk;
 pub mod buffers;
 pub mod input;

@@ -32,6 +32,9 @@ pub enum ServiceError {
     /// The host failed.
     #[error("queue thread cannot wait for its events")]
     Wait(#[from] io::Error),
+    /// There is no io_uring, and it was asked for.
+    #[error("no io_uring")]
+    NoRing(#[source] io::Error),
     /// The kernel, which serves the queue, cannot.
     #[error(transparent)]
     Vhost(#[from] VhostError),
@@ -63,12 +66,36 @@ impl Service {
             + Send
             + 'static,
     {
+        self.spawn_with(name, || (), |(), queue, interrupt, stop| body(queue, interrupt, stop))
+    }
+
+    /// The same, with something that `make` makes in the thread before it is confined.
+    ///
+    /// # Errors
+    /// See [`spawn`](Self::spawn).
+    pub fn spawn_with<P: 'static, F>(
+        self,
+        name: &str,
+        make: impl FnOnce() -> P + Send + 'static,
+        body: F,
+    ) -> Result<Worker<LiveQueue>, DeviceError>
+    where
+        F: FnOnce(P, &mut Virtqueue<'_>, &dyn Interrupt, &Event) -> Result<(), ServiceError>
+            + Send
+            + 'static,
+    {
         let on_panic = self.interrupt.clone();
         let label = name.to_owned();
-        Worker::spawn(
+        Worker::spawn_with(
             name,
             move || on_panic.needs_reset(),
-            move |stop| self.run(&label, body, stop),
+            make,
+            move |made, stop| {
+                let body = |queue: &mut Virtqueue<'_>, interrupt: &dyn Interrupt, stop: &Event| {
+                    body(made, queue, interrupt, stop)
+                };
+                self.run(&label, body, stop)
+            },
         )
         .map_err(|error| DeviceError(format!("thread {name}: {error}")))
     }

@@ -4,10 +4,10 @@ use std::path::PathBuf;
 
 use clap::Parser;
 
-use crate::logging::LogForm;
 use berth_device_plugin::device::Kind;
 use berth_device_plugin::plugin::Settings;
 use berth_device_plugin::resource::Resource;
+use logging::LogForm;
 
 /// What a name is made of (Kubernetes, labels: syntax and character set).
 const MAX_DOMAIN: usize = 253;

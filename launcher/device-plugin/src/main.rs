@@ -1,14 +1,9 @@
 //! `berth-device-plugin`: reads its flags, starts a log, and offers devices until it is told to stop.
 //!
 //! The exit status is 0 after TERM or INT, 2 for a mistake in flags or environment, 1 for all else.
-//! The log is `berth`'s own, down to its source files.
+//! The log looks as `berth`'s does.
 
 mod args;
-#[path = "../../src/logging.rs"]
-mod logging;
-#[cfg_attr(not(test), expect(dead_code, reason = "the console of berth asks for more"))]
-#[path = "../../src/spool.rs"]
-mod spool;
 
 use std::io;
 use std::process::ExitCode;
@@ -29,7 +24,7 @@ fn main() -> ExitCode {
         Ok(settings) => settings,
         Err(error) => return complain(&error.to_string(), USAGE),
     };
-    let log = match logging::start(args.log_format, args.log_level) {
+    let log = match logging::start(args.log_format, args.log_level, |_| ()) {
         Ok(log) => log,
         Err(error) => return complain(&format!("the log cannot be started: {error}"), ERROR),
     };

@@ -10,8 +10,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::os::fd::AsFd;
 
 use super::http::{self, BODY_MAX, HEAD_MAX, Refusal, Request, Response};
-use crate::logging::civil;
 use crate::server::stream::Stream;
+use logging::civil;
 
 /// How long clients may take.
 #[derive(Clone, Copy, Debug)]

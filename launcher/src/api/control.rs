@@ -11,9 +11,9 @@ use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::thread::{Builder, JoinHandle};
 
 use devices::event::{Event, wait_readable};
+use devices::thread::{self, Thread};
 use devices::worker::Worker;
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen, socket,
@@ -145,7 +145,7 @@ fn listener(path: &Path) -> io::Result<UnixListener> {
 
 /// Accepts until told to stop, then waits for the connections that are left.
 fn accept(listener: &UnixListener, api: &Arc<Api>, stop: &Event) {
-    let mut connections: Vec<JoinHandle<()>> = Vec::new();
+    let mut connections: Vec<Thread<()>> = Vec::new();
     loop {
         match wait_readable([Some(stop.as_fd()), Some(listener.as_fd())], None) {
             Ok([false, _]) => {}
@@ -167,14 +167,14 @@ fn accept(listener: &UnixListener, api: &Arc<Api>, stop: &Event) {
                 continue;
             }
         };
-        connections.retain(|connection| !connection.is_finished());
+        connections.retain(|connection| !connection.handle().is_finished());
         if connections.len() >= CONNECTIONS_MAX || stream.set_nonblocking(true).is_err() {
             // Closed unanswered: more than this is a mistake of whoever asks.
             continue;
         }
         let api = Arc::clone(api);
         let run = move || serve(Box::new(stream), Vec::new(), Origin::Control, &api);
-        match Builder::new().name("control-conn".to_owned()).spawn(run) {
+        match thread::start("control-conn", run) {
             Ok(connection) => connections.push(connection),
             Err(error) => log::warn!("a connection to the control socket is not served: {error}"),
         }

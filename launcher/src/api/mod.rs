@@ -212,4 +212,4 @@ impl Drop for Seat<'_> {
 #[cfg(test)]
 mod load;
 #[cfg(test)]
-mod tests;
+pub mod tests;

@@ -24,6 +24,12 @@ pub struct Status {
     pub cpus: u32,
     /// Guest memory.
     pub memory_bytes: u64,
+    /// What of it the guest was asked to do without; `null` where there is no balloon.
+    #[serde(default)]
+    pub balloon_target_bytes: Option<u64>,
+    /// What of it the guest does without.
+    #[serde(default)]
+    pub balloon_bytes: Option<u64>,
     /// In the order in which the guest finds them.
     pub disks: Vec<DiskStatus>,
     /// Likewise.
@@ -102,7 +108,15 @@ impl Status {
             );
         }
         line("cpus", self.cpus.to_string());
-        line("memory", units::show(self.memory_bytes));
+        let balloon = match (self.balloon_bytes, self.balloon_target_bytes) {
+            (None, _) | (Some(0), Some(0)) => String::new(),
+            (Some(size), target) => format!(
+                ", {} given back of {} asked for",
+                units::show(size),
+                units::show(target.unwrap_or_default())
+            ),
+        };
+        line("memory", format!("{}{balloon}", units::show(self.memory_bytes)));
         for disk in &self.disks {
             let how = if disk.read_only { ", read-only" } else { "" };
             let size = units::show(disk.size_bytes);
@@ -169,6 +183,8 @@ pub mod tests {
             uptime_s: 3723,
             cpus: 2,
             memory_bytes: 2 << 30,
+            balloon_target_bytes: Some(0),
+            balloon_bytes: Some(0),
             disks: vec![disk("root", 10 << 30), drive],
             stages: vec![StageStatus { stage: "console".into(), after_ms: 1279 }],
             nics: vec![NicStatus {
@@ -212,8 +228,10 @@ pub mod tests {
         status.state = "paused".into();
         status.paused = Some("there is no room for /image/root".into());
         (status.disks[0].errors, status.disks[0].waits_for_room) = (3, true);
+        (status.balloon_bytes, status.balloon_target_bytes) = (Some(64 << 20), Some(96 << 20));
         let text = status.to_text();
         for line in [
+            "memory     2 GiB, 64 MiB given back of 96 MiB asked for\n",
             "state      paused, up for 1 h 2 min; there is no room for /image/root\n",
             "disk       10 GiB, serial number root, 3 requests failed, waits for room on the host\n",
         ] {

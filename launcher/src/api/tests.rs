@@ -17,8 +17,9 @@ use crate::api::status::tests::example;
 
 /// A machine that remembers.
 #[derive(Default)]
-struct Recorder {
-    pressed: Mutex<Vec<Power>>,
+pub struct Recorder {
+    /// The buttons that were pressed.
+    pub pressed: Mutex<Vec<Power>>,
     typed: Mutex<Vec<u8>>,
     ready: AtomicBool,
 }

@@ -2,12 +2,9 @@
 
 use super::Place;
 use super::finding::Finding;
-use crate::host::MemoryLimit;
+use crate::host::{BESIDE_GUEST, MemoryLimit};
 
 const SUBJECT: &str = "memory";
-/// What there should be beside the guest's own, in bytes: Berth has some 6 MiB, and the kernel
-/// counts page tables, tap and vhost buffers, and what disks have in flight.
-const BESIDE_GUEST: u64 = 64 * MIB;
 const MIB: u64 = 1 << 20;
 
 /// Whether `guest` bytes, and Berth's own, are within `limit`.

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::base::BaseRecord;
+use super::generation::Generation;
 use crate::config::{parse_mac, show_mac};
 
 /// A file larger than this is not ours.
@@ -25,6 +26,8 @@ pub struct Identity {
     pub mac: [u8; 6],
     /// The base of its overlay.
     pub base: Option<BaseRecord>,
+    /// The generation of its disk; `None`: it has not run yet.
+    pub generation: Option<Generation>,
 }
 
 /// The identity file's contents.
@@ -36,6 +39,8 @@ struct Document {
     mac: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     base: Option<BaseRecord>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    generation: Option<Generation>,
 }
 
 /// What is wrong with an identity file.
@@ -76,7 +81,7 @@ impl Identity {
         let uuid = Uuid::new_v4();
         // The last six bytes of a version 4 UUID are random. Locally administered, unicast.
         let [.., a, b, c, d, e, f] = *uuid.as_bytes();
-        Self { uuid, mac: [a & 0xfc | 0x02, b, c, d, e, f], base: None }
+        Self { uuid, mac: [a & 0xfc | 0x02, b, c, d, e, f], base: None, generation: None }
     }
 
     /// Reads the identity file at `path`; `None` if there is none.
@@ -106,7 +111,8 @@ impl Identity {
             .map_err(|_| damaged(format!("instance-id `{}` is no UUID", document.instance_id)))?;
         let mac = parse_mac(&document.mac)
             .map_err(|(problem, _)| damaged(format!("mac `{}` {problem}", document.mac)))?;
-        Ok(Some(Self { uuid, mac, base: document.base }))
+        let Document { base, generation, .. } = document;
+        Ok(Some(Self { uuid, mac, base, generation }))
     }
 
     /// Writes the identity file.
@@ -119,6 +125,7 @@ impl Identity {
             instance_id: self.uuid.to_string(),
             mac: show_mac(self.mac),
             base: self.base.clone(),
+            generation: self.generation.clone(),
         };
         let failed = |source| IdentityError::Write { path: path.to_owned(), source };
         let text = serde_json::to_string_pretty(&document).map_err(|error| failed(error.into()))?;
@@ -162,6 +169,7 @@ pub fn write_atomically(
 
 #[cfg(test)]
 mod tests {
+    use super::super::generation::{Seen, Wish};
     use super::*;
 
     #[test]
@@ -180,6 +188,7 @@ mod tests {
             digest: Some(format!("sha256:{}", "00".repeat(32))),
             format: "raw".into(),
         });
+        identity.generation = Some(Generation::next(None, Wish::Auto, Seen::of(&path).ok()));
         identity.save(&path).unwrap();
         assert_eq!(Identity::load(&path).unwrap(), Some(identity));
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "no temporary file is left");

@@ -7,6 +7,7 @@
 pub mod base;
 pub mod commands;
 pub mod fetch;
+pub mod generation;
 pub mod identity;
 pub mod overlay;
 pub mod resolver;
@@ -102,6 +103,14 @@ pub struct Created(Vec<PathBuf>);
 impl Created {
     fn add(&mut self, path: &Path) {
         self.0.push(path.to_owned());
+    }
+
+    /// The directories that it would be removed from.
+    pub fn places(&self) -> impl Iterator<Item = &Path> {
+        self.0.iter().map(|path| match path.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent,
+            _ => Path::new("."),
+        })
     }
 
     /// The machine has started: what was made stays.

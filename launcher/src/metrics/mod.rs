@@ -12,6 +12,7 @@ pub mod tests;
 
 use std::time::Duration;
 
+use devices::virtio::balloon::{self, Statistics};
 use vmm::ExitKind;
 
 use crate::machine::DiskCounts;
@@ -44,6 +45,8 @@ pub struct Sample {
     pub cpus: Vec<Cpu>,
     /// Its memory, and Berth's.
     pub memory: Memory,
+    /// What the guest gives back; `None`: it has no balloon.
+    pub balloon: Option<Balloon>,
     /// Processor time of all threads of this process.
     pub times: Option<Times>,
     /// In the order in which the guest finds them.
@@ -95,6 +98,34 @@ pub struct Memory {
     pub guest_resident: Option<u64>,
     /// What of this process is, the guest's RAM included.
     pub process_resident: Option<u64>,
+}
+
+/// How long the guest may take to say how it does; what it said last is told if it takes longer.
+const GUEST_PATIENCE: Duration = Duration::from_millis(100);
+
+/// The balloon, and what the guest says of its memory.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Balloon {
+    /// The size that was asked for, in bytes.
+    pub target: u64,
+    /// The size that the guest says it has.
+    pub size: u64,
+    /// What was given back so far.
+    pub counts: balloon::Counts,
+    /// What the guest says; nothing, before its driver runs.
+    pub statistics: Statistics,
+}
+
+impl Balloon {
+    /// Of a machine that runs; its guest is asked.
+    pub fn sample(control: &balloon::Control) -> Self {
+        Self {
+            target: control.target(),
+            size: control.actual(),
+            counts: control.counts(),
+            statistics: control.statistics(GUEST_PATIENCE).unwrap_or_default(),
+        }
+    }
 }
 
 /// A disk.

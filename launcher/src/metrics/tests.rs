@@ -7,6 +7,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use devices::virtio::balloon::{Counts, Statistic, Statistics};
 use devices::virtio::blk::{LATENCY_CLASSES, Operation, Totals};
 
 use super::exposition::write;
@@ -70,6 +71,14 @@ fn example() -> Sample {
             guest_resident: Some(1 << 29),
             process_resident: Some(600 << 20),
         },
+        balloon: Some(Balloon {
+            target: 256 << 20,
+            size: 128 << 20,
+            counts: Counts { inflated: 128 << 20, reported: 1 << 30, failed: 0 },
+            statistics: Statistic::ALL
+                .iter()
+                .fold(Statistics::default(), |all, which| all.with(*which, 1 + *which as u64)),
+        }),
         times: Some(Times { user: ms(130_000), system: ms(2_000), guest: ms(120_200) }),
         disks: vec![disk("root", false), disk("config-2", true)],
         nics: vec![Nic {
@@ -268,9 +277,22 @@ fn what_cannot_be_told_is_left_out() {
     (sample.times, sample.vnc_viewers) = (None, None);
     sample.memory = Memory { guest: 1, ..Memory::default() };
     (sample.disks, sample.nics, sample.stages) = (vec![], vec![], vec![]);
+    sample.balloon = Some(Balloon::default());
     let page = write(sample);
     lint(&page);
-    for left in ["resident", "seconds_total", "vnc", "disk", "network", "dhcp", "stage"] {
+    for left in [
+        "resident",
+        "seconds_total",
+        "vnc",
+        "disk",
+        "network",
+        "dhcp",
+        "stage",
+        "_reported_",
+        "swap",
+        "faults",
+        "oom_kills",
+    ] {
         assert!(!page.contains(left), "{left} is in {page}");
     }
 }

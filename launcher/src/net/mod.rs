@@ -2,13 +2,15 @@
 //! doing it.
 //!
 //! [`inspect`] looks around, [`plan`] decides (one way of [`mode`] each, with [`filter`]s and a
-//! [`ruleset`]), [`apply`] does it through [`netlink`], [`undo`] takes it back. [`guest`] is what
+//! [`ruleset`]), [`apply`] does it through [`netlink`], [`undo`] takes it back, at the end by way of a
+//! [`caretaker`]. [`guest`] is what
 //! the guest must be told: [`dhcp`] tells it, with the name servers that [`resolv`] finds, on a thread
 //! of its own. [`statistics`] is what has gone through. The rest runs on the main thread, before the
 //! machine and after it.
 
 pub mod apply;
 pub mod before;
+pub mod caretaker;
 pub mod dhcp;
 pub mod filter;
 pub mod guest;
@@ -94,12 +96,12 @@ pub struct Prepared {
     /// Files with name servers for the guest; the first that names one it can reach counts.
     pub resolvers: &'static [&'static str],
     /// Keeps the network as it is while the machine runs.
-    _keep: Keep,
+    keep: Keep,
 }
 
 /// In the order in which they go.
 struct Keep {
-    _undo: Undo,
+    undo: Undo,
     _ports: Vec<Port>,
 }
 
@@ -108,6 +110,17 @@ struct Keep {
 enum Port {
     Tcp { _socket: TcpListener },
     Udp { _socket: UdpSocket },
+}
+
+impl Prepared {
+    /// Leaves it to a process of its own to take the network back at the end, so that this one may
+    /// give up the right to.
+    ///
+    /// # Errors
+    /// That process does not start.
+    pub fn entrust(&mut self) -> io::Result<()> {
+        self.keep.undo.entrust()
+    }
 }
 
 /// Prepares the guest's network in this network namespace.
@@ -139,7 +152,7 @@ pub fn prepare(request: &Request) -> Result<Prepared, NetError> {
             // second (systemd-resolved(8)).
             Mode::Nat => &["/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"],
         },
-        _keep: Keep { _undo: undo, _ports: ports },
+        keep: Keep { undo, _ports: ports },
     })
 }
 

@@ -5,16 +5,20 @@
 
 use std::fmt;
 use std::fs;
+use std::io;
 use std::path::PathBuf;
 
+use serde::{Deserialize, Serialize};
+
 use super::apply::filters;
+use super::caretaker::{Caretaker, Charge};
 use super::lock::{self, Lock};
 use super::netlink::link::{self as rtnl, DEVCONF_FORWARDING, Link};
 use super::netlink::{Netlink, Refused, nft, tc};
 use super::plan::HOST_PREFIX;
 
 /// One change to be taken back.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Undoing {
     /// Removes a table.
     Table(String),
@@ -65,11 +69,42 @@ pub struct Undo {
     /// Held while the changes are made.
     pub(super) lock: Option<Lock>,
     changes: Vec<Undoing>,
+    /// Whom it was left to.
+    caretaker: Option<Caretaker>,
 }
 
 impl Undo {
     pub(super) fn new(netlink: Netlink, lock: Lock) -> Self {
-        Self { netlink, own: Vec::new(), lock: Some(lock), changes: Vec::new() }
+        Self { netlink, own: Vec::new(), lock: Some(lock), changes: Vec::new(), caretaker: None }
+    }
+
+    /// What another has changed.
+    pub(super) fn inherit(netlink: Netlink, own: Vec<String>, changes: Vec<Undoing>) -> Self {
+        Self { netlink, own, lock: None, changes, caretaker: None }
+    }
+
+    /// Leaves it to a caretaker, who does it when this is dropped.
+    ///
+    /// # Errors
+    /// There is none; then it is still ours to do.
+    pub(super) fn entrust(&mut self) -> io::Result<()> {
+        if self.changes.is_empty() {
+            return Ok(());
+        }
+        let charge = Charge { own: self.own.clone(), changes: std::mem::take(&mut self.changes) };
+        match Caretaker::start(&charge) {
+            Ok(caretaker) => self.caretaker = Some(caretaker),
+            Err(error) => {
+                self.changes = charge.changes;
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// Leaves everything as it is.
+    pub(super) fn forget(&mut self) {
+        self.changes.clear();
     }
 
     pub(super) fn push(&mut self, change: Undoing) {

@@ -26,6 +26,8 @@ const TAB: usize = 8;
 pub struct Terminal {
     parser: Parser,
     state: State,
+    /// Of a character in UTF-8 whose end has not come yet; empty between calls but for that.
+    begun: Vec<u8>,
 }
 
 /// All but the parser, which calls it.
@@ -49,12 +51,16 @@ struct State {
 impl Terminal {
     /// An empty terminal; its sides are as [`Grid::new`] has them.
     pub fn new(columns: usize, rows: usize) -> Terminal {
-        Terminal { parser: Parser::new(), state: State::new(columns, rows) }
+        Terminal { parser: Parser::new(), state: State::new(columns, rows), begun: Vec::new() }
     }
 
-    /// Takes bytes of the guest.
+    /// Takes bytes of the guest. What they do does not depend on how they are divided: `vte` 0.15
+    /// loses what follows a character that came in two parts, so it gets none in parts.
     pub fn write(&mut self, bytes: &[u8]) {
-        self.parser.advance(&mut self.state, bytes);
+        self.begun.extend_from_slice(bytes);
+        let whole = self.begun.len() - unfinished(&self.begun);
+        self.parser.advance(&mut self.state, &self.begun[..whole]);
+        self.begun.drain(..whole);
     }
 
     /// A line for each row, without the spaces at their ends.
@@ -86,6 +92,15 @@ impl Terminal {
     pub fn application_cursor_keys(&self) -> bool {
         self.state.modes.contains(Modes::APPLICATION_CURSOR_KEYS)
     }
+}
+
+/// How many bytes at the end begin a character in UTF-8 and do not end it.
+fn unfinished(bytes: &[u8]) -> usize {
+    let is_beginning = |last: &&[u8]| {
+        str::from_utf8(last).is_err_and(|err| err.valid_up_to() == 0 && err.error_len().is_none())
+    };
+    let ends = (1..=3.min(bytes.len())).map(|count| &bytes[bytes.len() - count..]);
+    ends.rev().find(is_beginning).map_or(0, <[u8]>::len)
 }
 
 impl State {

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::net::dhcp::limit::LogLimit;
 
@@ -18,6 +18,10 @@ pub const VIEWERS: usize = 32;
 pub const NEWCOMERS: usize = 8;
 /// Connections of one address that speak HTTP: a browser makes six.
 pub const HTTP: usize = 16;
+/// For how long an address is known as a browser's.
+const KNOWN: Duration = Duration::from_secs(60);
+/// How many such addresses are known: the latest.
+const BROWSERS: usize = 64;
 
 /// What a connection counts as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -46,6 +50,8 @@ pub struct Gate(Arc<Mutex<Counts>>);
 struct Counts {
     /// No entry is zero, so there are at most as many as connections.
     by_address: HashMap<(Stage, IpAddr), usize>,
+    /// When an address last seemed a browser's; at most [`BROWSERS`].
+    browsers: HashMap<IpAddr, Instant>,
     log: LogLimit,
 }
 
@@ -65,6 +71,16 @@ impl Counts {
         true
     }
 
+    fn know(&mut self, from: IpAddr, now: Instant) {
+        self.browsers.insert(from, now);
+        if self.browsers.len() > BROWSERS
+            && let Some(oldest) = self.browsers.iter().min_by_key(|(_, when)| **when)
+        {
+            let oldest = *oldest.0;
+            self.browsers.remove(&oldest);
+        }
+    }
+
     fn remove(&mut self, stage: Stage, from: IpAddr) {
         if let Some(count) = self.by_address.get_mut(&(stage, from)) {
             *count = count.saturating_sub(1);
@@ -78,7 +94,8 @@ impl Counts {
 impl Gate {
     /// One that nobody has passed.
     pub fn new(now: Instant) -> Gate {
-        Gate(Arc::new(Mutex::new(Counts { by_address: HashMap::new(), log: LogLimit::new(now) })))
+        let (by_address, browsers) = (HashMap::new(), HashMap::new());
+        Gate(Arc::new(Mutex::new(Counts { by_address, browsers, log: LogLimit::new(now) })))
     }
 
     /// Lets a new connection in; `None`: it is one too many.
@@ -112,7 +129,21 @@ pub struct Ticket {
 impl Ticket {
     /// It speaks HTTP. `false`: too many of its address do.
     pub fn speaks_http(&mut self) -> bool {
+        self.seems_a_browser();
         self.become_a(Stage::Http)
+    }
+
+    /// Its address speaks HTTP, or has gone without a word when it was greeted in RFB, as a browser does: it
+    /// will try again, and is waited for then.
+    pub fn seems_a_browser(&self) {
+        self.gate.counts().know(self.from, Instant::now());
+    }
+
+    /// Whether its address seemed a browser's of late, or has a page open.
+    pub fn beside_http(&self) -> bool {
+        let counts = self.gate.counts();
+        counts.by_address.contains_key(&(Stage::Http, self.from))
+            || counts.browsers.get(&self.from).is_some_and(|when| when.elapsed() < KNOWN)
     }
 
     /// It is a viewer that may come in. `false`: there are too many.
@@ -183,6 +214,23 @@ mod tests {
         assert_eq!(viewers.len() + 1 + rest.len(), CONNECTIONS);
         viewers.pop();
         assert!(late.admit());
+    }
+
+    #[test]
+    fn an_address_that_speaks_http_is_known() {
+        let gate = Gate::new(Instant::now());
+        let mut page = gate.enter(address(1)).unwrap();
+        let (beside, other) = (gate.enter(address(1)).unwrap(), gate.enter(address(2)).unwrap());
+        assert!(!beside.beside_http());
+        assert!(page.speaks_http());
+        assert!(beside.beside_http() && !other.beside_http());
+        drop(page);
+        assert!(beside.beside_http(), "for a while");
+        for last in 0..=255 {
+            assert!(gate.enter(address(last)).unwrap().speaks_http());
+        }
+        assert_eq!(gate.counts().browsers.len(), BROWSERS);
+        assert!(!beside.beside_http() && gate.enter(address(255)).unwrap().beside_http());
     }
 
     #[test]

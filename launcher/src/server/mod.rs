@@ -10,7 +10,7 @@ pub mod address;
 pub mod gate;
 pub mod guard;
 pub mod passwords;
-mod speech;
+pub mod speech;
 pub mod stream;
 pub mod tls;
 
@@ -18,10 +18,10 @@ use std::io::{self, ErrorKind};
 use std::net::{IpAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
 use devices::event::{Event, wait_readable};
+use devices::thread::{self, Thread};
 use devices::worker::Worker;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{setsockopt, sockopt};
@@ -33,6 +33,9 @@ use tls::{Certificate, TlsStream};
 
 /// How long a connection that says nothing is waited for before it is taken for a viewer's.
 const SILENCE: Duration = Duration::from_millis(150);
+/// The same, for a connection from where HTTP is spoken: browsers connect before they know what to
+/// ask, and cannot use a connection any more that RFB's greeting has come over.
+const SILENCE_BESIDE_HTTP: Duration = Duration::from_secs(3);
 /// How long the handshake of TLS may take.
 const TLS: Duration = Duration::from_secs(10);
 /// How long nothing is accepted when there is no descriptor or thread left, in milliseconds.
@@ -113,7 +116,7 @@ struct Reception {
     gate: Gate,
     /// Every connection's stop event.
     ended: Event,
-    threads: Vec<JoinHandle<()>>,
+    threads: Vec<Thread<()>>,
     number: u64,
 }
 
@@ -156,7 +159,7 @@ impl Reception {
 
     /// Accepts what waits, one of each listener.
     fn accept_all(&mut self) -> io::Result<()> {
-        self.threads.retain(|thread| !thread.is_finished());
+        self.threads.retain(|thread| !thread.handle().is_finished());
         let mut accepted = Vec::new();
         for listener in &self.listeners {
             match listener.accept() {
@@ -188,7 +191,7 @@ impl Reception {
         let services = Arc::clone(&self.services);
         self.number = self.number.wrapping_add(1);
         let name = format!("viewer{}", self.number);
-        self.threads.push(Builder::new().name(name).spawn(move || receive(caller, &services))?);
+        self.threads.push(thread::start(&name, move || receive(caller, &services))?);
         Ok(())
     }
 }
@@ -219,7 +222,7 @@ fn prepare(stream: &TcpStream) -> io::Result<()> {
 
 /// A connection's thread: finds out what it speaks, and hands it over.
 fn receive(mut caller: Caller, services: &Services) {
-    let Some(mut speech) = hear(&mut caller, SILENCE) else { return };
+    let Some(mut speech) = hear(&mut caller) else { return };
     if speech == Speech::Tls {
         let Some(certificate) = &services.certificate else { return };
         let first = std::mem::take(&mut caller.first);
@@ -228,7 +231,7 @@ fn receive(mut caller: Caller, services: &Services) {
         let tls = TlsStream::accept(caller.stream, first, config, (&caller.stop, deadline));
         let Ok(tls) = tls else { return };
         caller = Caller { stream: Box::new(tls), first: Vec::new(), private: true, ..caller };
-        match hear(&mut caller, SILENCE) {
+        match hear(&mut caller) {
             None | Some(Speech::Tls) => return,
             Some(inside) => speech = inside,
         }
@@ -240,10 +243,10 @@ fn receive(mut caller: Caller, services: &Services) {
     }
 }
 
-/// What the connection speaks, by what it says in `patience`; `None`: it has gone, or everything
-/// ends.
-fn hear(caller: &mut Caller, patience: Duration) -> Option<Speech> {
-    let deadline = Instant::now().checked_add(patience)?;
+/// What the connection speaks, by what it says, or by its silence; `None`: it has gone, or
+/// everything ends.
+fn hear(caller: &mut Caller) -> Option<Speech> {
+    let start = Instant::now();
     loop {
         let mut chunk = [0; 1024];
         match caller.stream.read(&mut chunk) {
@@ -256,7 +259,10 @@ fn hear(caller: &mut Caller, patience: Duration) -> Option<Speech> {
         if let Some(speech) = Speech::of(&caller.first) {
             return Some(speech);
         }
-        let left = deadline.saturating_duration_since(Instant::now());
+        // Asked again when the time is up: the page that this one is for may have been asked for since.
+        let beside_http = caller.ticket.beside_http();
+        let patience = if beside_http { SILENCE_BESIDE_HTTP } else { SILENCE };
+        let left = patience.saturating_sub(start.elapsed());
         if left.is_zero() {
             return Some(Speech::Rfb);
         }

@@ -57,6 +57,21 @@ fn one_port_for_all() {
     }
 }
 
+/// A browser connects before it knows what to ask, and asks when it has read what came.
+#[test]
+fn a_connection_made_ahead_is_not_greeted() {
+    let (_server, address) = server(None);
+    let mut first = connect(address);
+    first.write_all(b"GET / HTTP/1.1\r\n").unwrap();
+    assert!(line(&mut first).starts_with("http"));
+    let mut second = connect(address);
+    std::thread::sleep(SILENCE * 3);
+    second.write_all(b"GET /berth.js HTTP/1.1\r\n").unwrap();
+    assert!(line(&mut second).starts_with("http"));
+    // Who never says anything is a viewer all the same.
+    assert!(line(&mut connect(address)).starts_with("rfb"));
+}
+
 #[test]
 fn the_end_ends_every_connection() {
     let (server, address) = server(None);

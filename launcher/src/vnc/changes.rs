@@ -12,13 +12,12 @@ pub struct Round {
 }
 
 impl Round {
-    /// `damage` has every pixel that differs from `before`, the picture of the last look; `None` where
-    /// nobody kept it.
-    pub fn new(damage: Damage, before: Option<&Picture>, now: &Picture) -> Round {
+    /// `rects`, all of `damage`, have every pixel that differs from `before`, the picture of the last
+    /// look; `None` where nobody kept it.
+    pub fn new(damage: Damage, rects: &[Rect], before: Option<&Picture>, now: &Picture) -> Round {
         let scroll = before.and_then(|before| {
-            let rects = damage.clone().take(&all_of(now));
-            let scroll = Scroll::find(before, now, &rects)?;
-            Some((scroll, scroll.rest(&rects)))
+            let scroll = Scroll::find(before, now, rects)?;
+            Some((scroll, scroll.rest(rects)))
         });
         Round { damage, scroll }
     }
@@ -81,7 +80,8 @@ impl Changes {
         &mut self.damage
     }
 
-    fn forget_scroll(&mut self) {
+    /// The client will get pixels of what moved, too.
+    pub fn forget_scroll(&mut self) {
         if let Some(scroll) = self.scroll.take() {
             self.damage.add(&scroll.to);
         }
@@ -99,4 +99,37 @@ pub fn fit(damage: &mut Damage, picture: &Picture) {
 /// A picture's rectangle.
 pub fn all_of(picture: &Picture) -> Rect {
     Rect { x: 0, y: 0, width: picture.width(), height: picture.height() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vnc::encode::tests::pictures::{Kind, picture};
+
+    #[test]
+    fn a_client_that_cannot_copy_any_more_gets_pixels() {
+        let before = picture(Kind::Text, 640, 400, 1);
+        let mut now = before.clone();
+        for y in 0..384 {
+            now.row_mut(y).copy_from_slice(before.row(y + 16));
+        }
+        let mut damage = Damage::new(640, 400);
+        damage.add_all();
+        let rects = damage.clone().take(&all_of(&now));
+        let round = Round::new(damage, &rects, Some(&before), &now);
+        let mut changes = Changes::default();
+        changes.fit(&now);
+        // It shows the picture of the last look.
+        changes.damage().take(&all_of(&now));
+        changes.add(&round, true, &now);
+        assert!(changes.scroll.is_some(), "it moved");
+
+        changes.forget_scroll();
+        assert_eq!(changes.take_scroll(&all_of(&now), &now), None);
+        let moved = Rect { x: 0, y: 0, width: 640, height: 384 };
+        let told = changes.damage().take(&all_of(&now));
+        let told: u32 =
+            told.iter().map(|rect| rect.intersection(&moved)).map(|r| r.width * r.height).sum();
+        assert_eq!(told, 640 * 384, "what moved is told as pixels");
+    }
 }

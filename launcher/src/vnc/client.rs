@@ -22,6 +22,7 @@ use super::wire::Wire;
 use crate::server::gate::Ticket;
 use crate::server::guard::Guard;
 use crate::server::passwords::Access;
+use crate::server::speech::Speech;
 use crate::server::stream::Stream;
 use crate::server::tls::{Certificate, TlsStream};
 
@@ -152,6 +153,9 @@ fn admit(mut wire: Wire, visit: &mut Visit, door: &Door) -> Result<(Wire, Admiss
                 }
             }
             Err(error) => {
+                if Speech::of(wire.input()) == Some(Speech::Http) {
+                    visit.ticket.seems_a_browser();
+                }
                 // Let it know, but not for ever.
                 let soon = Instant::now().checked_add(FAREWELL).unwrap_or(deadline);
                 let _ = drain(&mut wire, &visit.stop, soon);
@@ -165,7 +169,11 @@ fn admit(mut wire: Wire, visit: &mut Visit, door: &Door) -> Result<(Wire, Admiss
         if Instant::now() >= deadline {
             return Err(End::TooLate);
         }
-        if !wire.receive()? {
+        let received = wire.receive();
+        if !matches!(received, Ok(true)) && !handshake.has_begun() {
+            visit.ticket.seems_a_browser();
+        }
+        if !received? {
             return Err(End::Gone);
         }
     }

@@ -121,6 +121,11 @@ impl Handshake {
         }
     }
 
+    /// True once the client has said that it speaks RFB.
+    pub fn has_begun(&self) -> bool {
+        self.state != State::Version
+    }
+
     /// True once the client has said what it wants: from here on its user may be asked things.
     pub fn is_waiting_for_user(&self) -> bool {
         matches!(self.state, State::Response | State::ClientInit | State::Tls(_))

@@ -131,6 +131,21 @@ pub(super) struct Shared {
 }
 
 impl Shared {
+    fn new(desk: Desk) -> io::Result<Shared> {
+        let channel = |screen| Channel { screen, picture: RwLock::default() };
+        let terminal = desk.terminal.clone().map(|terminal| terminal as Arc<dyn Screen>);
+        Ok(Shared {
+            channels: [channel(desk.display.clone()), channel(terminal)],
+            desk,
+            seats: Mutex::default(),
+            next: AtomicU64::new(1),
+            kick: Event::new()?,
+            poked: AtomicBool::new(false),
+            leds: AtomicU8::new(0),
+            buffered: AtomicUsize::new(0),
+        })
+    }
+
     pub(super) fn channel(&self, which: Which) -> &Channel {
         let [display, terminal] = &self.channels;
         match which {
@@ -156,18 +171,7 @@ impl Hub {
     /// # Errors
     /// There is no descriptor or thread left.
     pub fn start(desk: Desk) -> io::Result<Hub> {
-        let channel = |screen| Channel { screen, picture: RwLock::default() };
-        let terminal = desk.terminal.clone().map(|terminal| terminal as Arc<dyn Screen>);
-        let shared = Arc::new(Shared {
-            channels: [channel(desk.display.clone()), channel(terminal)],
-            desk,
-            seats: Mutex::default(),
-            next: AtomicU64::new(1),
-            kick: Event::new()?,
-            poked: AtomicBool::new(false),
-            leds: AtomicU8::new(0),
-            buffered: AtomicUsize::new(0),
-        });
+        let shared = Arc::new(Shared::new(desk)?);
         let painter = Painter::new(Arc::clone(&shared));
         let run = move |stop: &Event| paint(painter, stop);
         Ok(Hub { shared, _painter: Worker::spawn("screen", || (), run)? })
@@ -178,16 +182,7 @@ impl Hub {
     /// # Errors
     /// There is no descriptor left.
     pub fn join(&self) -> io::Result<Viewer> {
-        let seat = Arc::new(Seat {
-            id: self.shared.next.fetch_add(1, Ordering::Relaxed),
-            wake: Event::new()?,
-            asks: AtomicBool::new(false),
-            asks_all: AtomicBool::new(false),
-            displaced: AtomicBool::new(false),
-            state: Mutex::default(),
-        });
-        self.shared.seats().push(Arc::clone(&seat));
-        Ok(Viewer { shared: Arc::clone(&self.shared), seat, buffered: 0 })
+        Viewer::of(&self.shared)
     }
 
     /// How many seats are taken.
@@ -218,6 +213,19 @@ pub struct Viewer {
 }
 
 impl Viewer {
+    fn of(shared: &Arc<Shared>) -> io::Result<Viewer> {
+        let seat = Arc::new(Seat {
+            id: shared.next.fetch_add(1, Ordering::Relaxed),
+            wake: Event::new()?,
+            asks: AtomicBool::new(false),
+            asks_all: AtomicBool::new(false),
+            displaced: AtomicBool::new(false),
+            state: Mutex::default(),
+        });
+        shared.seats().push(Arc::clone(&seat));
+        Ok(Viewer { shared: Arc::clone(shared), seat, buffered: 0 })
+    }
+
     /// Signalled when what was asked for is there, or the viewer has to go.
     pub fn wake(&self) -> &Event {
         &self.seat.wake
@@ -258,7 +266,11 @@ impl Viewer {
 
     /// Says whether its client can copy what it shows (CopyRect).
     pub fn copies(&self, copies: bool) {
-        self.seat.state().copies = copies;
+        let mut state = self.seat.state();
+        state.copies = copies;
+        if !copies {
+            state.changes.forget_scroll();
+        }
     }
 
     /// What the machine has.
@@ -339,3 +351,6 @@ fn paint(mut painter: Painter, stop: &Event) {
         }
     }
 }
+
+#[cfg(test)]
+mod day;

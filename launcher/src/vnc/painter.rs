@@ -118,11 +118,15 @@ impl Painter {
 
     /// Tells a screen whether somebody watches, if that has changed.
     fn watch(&mut self, which: Which, watched: bool) {
-        let [display, terminal] = &mut self.watched;
-        let known = match which {
-            Which::Display => display,
-            Which::Terminal => terminal,
+        let ([display, terminal], [of_display, of_terminal]) =
+            (&mut self.watched, &mut self.before);
+        let (known, before) = match which {
+            Which::Display => (display, of_display),
+            Which::Terminal => (terminal, of_terminal),
         };
+        if !watched {
+            *before = None;
+        }
         if *known != watched {
             *known = watched;
             if let Some(screen) = &self.shared.channel(which).screen {
@@ -149,7 +153,7 @@ impl Painter {
         }
         let looks = |seat: &&Arc<Seat>| seat.state().shown == which;
         let rects = damage.clone().take(&all_of(&picture));
-        let round = Round::new(damage, before.as_ref(), &picture);
+        let round = Round::new(damage, &rects, before.as_ref(), &picture);
         for seat in seats.iter().filter(looks) {
             let mut state = seat.state();
             let copies = state.copies;

@@ -6,16 +6,16 @@ use std::fs;
 use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
-use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use devices::display::Rect;
 
 use super::auth;
 use super::client::{Door, Visit, serve};
 use super::hub::Hub;
+use super::testkit::process::{Process, program, soon};
 use super::testkit::{Board, Recorder, desk};
 use crate::server::gate::Gate;
 use crate::server::guard::Guard;
@@ -26,7 +26,6 @@ use crate::server::{Caller, Server, Services};
 
 /// A colour that nothing else on a desktop has.
 const COLOUR: u32 = 0x0012_ab56;
-const LONG: Duration = Duration::from_secs(120);
 
 /// A server with a screen of 320 x 240 in that colour.
 struct House {
@@ -70,38 +69,6 @@ impl House {
 
     fn display(&self) -> String {
         format!("{}::{}", self.address.ip(), self.address.port())
-    }
-}
-
-/// A process that ends with the test.
-struct Process(Child);
-
-impl Process {
-    fn is_running(&mut self) -> bool {
-        self.0.try_wait().unwrap().is_none()
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-fn program(names: &[&str]) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let dirs: Vec<PathBuf> = std::env::split_paths(&path).collect();
-    let found = names.iter().flat_map(|name| dirs.iter().map(move |dir| dir.join(name)));
-    found.into_iter().find(|path| path.exists())
-}
-
-/// Waits for something that another process does.
-fn soon(what: &str, mut is: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !is() {
-        assert!(start.elapsed() < LONG, "never: {what}");
-        sleep(Duration::from_millis(20));
     }
 }
 

@@ -2,6 +2,7 @@
 //! client that speaks RFB.
 
 pub mod client;
+pub mod process;
 
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};

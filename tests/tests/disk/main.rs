@@ -40,23 +40,23 @@ fn verifies(queues: u32, engine: &str) {
 tools || exit 1
 [ $(ls -d /sys/block/$(basename $(disk raw))/mq/* | wc -l) = QUEUES ] || exit 2
 for name in raw overlay; do
-    before=$(dd if=$(disk $name) bs=1M skip=32 2>/dev/null | sha256sum)
+    before=$(dd if=$(disk $name) bs=1M skip=16 2>/dev/null | sha256sum)
     for depth in 1 32; do
         # Each process has a region of its own, so that each knows what it must find. Reads, writes
-        # and flushes in the first 24 MiB; in the next 8, trims of what is then written anew.
+        # and flushes in the first 12 MiB; in the next 4, trims of what is then written anew.
         # (fio's trim_percentage would mix them in one job, but fails an assertion of fio 3.33.)
         fio --name=global --filename=$(disk $name) --direct=1 --ioengine=libaio --iodepth=$depth \
             --bsrange=4k-64k --fsync=32 --verify=crc32c --verify_fatal=1 --verify_backlog=128 \
             --randseed=$depth --group_reporting --minimal \
-            --name=mix --rw=randrw --numjobs=QUEUES --size=$((24 / QUEUES))m \
-            --offset_increment=$((24 / QUEUES))m \
-            --name=trim --rw=randtrimwrite --numjobs=QUEUES --offset=24m --size=$((8 / QUEUES))m \
-            --offset_increment=$((8 / QUEUES))m >/tmp/fio 2>&1 ||
+            --name=mix --rw=randrw --numjobs=QUEUES --size=$((12 / QUEUES))m \
+            --offset_increment=$((12 / QUEUES))m \
+            --name=trim --rw=randtrimwrite --numjobs=QUEUES --offset=12m --size=$((4 / QUEUES))m \
+            --offset_increment=$((4 / QUEUES))m >/tmp/fio 2>&1 ||
             { cat /tmp/fio; exit 3; }
         grep -iE 'verify|error' /tmp/fio && exit 4
         echo "@@ verified $name $depth"
     done
-    [ "$before" = "$(dd if=$(disk $name) bs=1M skip=32 2>/dev/null | sha256sum)" ] || exit 5
+    [ "$before" = "$(dd if=$(disk $name) bs=1M skip=16 2>/dev/null | sha256sum)" ] || exit 5
 done
 dmesg | grep -iE 'i/o error|blk_update' && exit 6
 true
@@ -68,8 +68,8 @@ true
         guest.directory().join("base"),
         guest.directory().join("top.qcow2"),
     );
-    fill(&raw, 40);
-    fill(&base, 40);
+    fill(&raw, 20);
+    fill(&base, 20);
     let base = DiskImage::at(&base);
     let base_sum = base.sha256();
     let top = DiskImage::overlay(&top, &base);

@@ -24,7 +24,12 @@ pub fn build(board: &Board) -> Sdt {
     let mut aml = Vec::new();
     Scope::new(
         "\\_SB_".into(),
-        vec![&Raw(host_bridge(board)), &Raw(reservations(board)), &Raw(panic_port())],
+        vec![
+            &Raw(host_bridge(board)),
+            &Raw(reservations(board)),
+            &Raw(panic_port()),
+            &Raw(generation()),
+        ],
     )
     .to_aml_bytes(&mut aml);
     let s5 = pm::SLP_TYP_S5;
@@ -189,6 +194,22 @@ fn panic_port() -> Vec<u8> {
             &Name::new("_HID".into(), &"QEMU0001"),
             &Name::new("_STA".into(), &0x0fu8),
             &Name::new("_CRS".into(), &Raw(resources)),
+        ],
+    ))
+}
+
+/// Where the VM generation id is ("Virtual Machine Generation ID", Microsoft 2018). It never changes
+/// while the machine runs, so there is nothing to notify of: a guest reads it at boot.
+fn generation() -> Vec<u8> {
+    let (low, high) = (layout::GENERATION as u32, (layout::GENERATION >> 32) as u32);
+    bytes(&Device::new(
+        "VGEN".into(),
+        vec![
+            &Name::new("_HID".into(), &"BRTH0001"),
+            &Name::new("_CID".into(), &"VM_Gen_Counter"),
+            &Name::new("_DDN".into(), &"VM_Gen_Counter"),
+            &Name::new("_STA".into(), &0x0fu8),
+            &Name::new("ADDR".into(), &Package::new(vec![&low, &high])),
         ],
     ))
 }

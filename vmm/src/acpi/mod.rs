@@ -114,6 +114,15 @@ mod tests {
         assert_eq!(fadt.len(), 276);
         // "PNP0303", compressed, is in the DSDT; the FADT's flags say 8042, and VGA.
         let dsdt = table(word(fadt, 40));
+        // The generation id's place, as a DWord; nothing else lies there.
+        let name = [b"ADDR".as_slice(), &[0x12]].concat();
+        let at = dsdt.windows(5).position(|bytes| bytes == name).unwrap();
+        let place = [[0x0c].as_slice(), &(layout::GENERATION as u32).to_le_bytes()].concat();
+        assert!(
+            dsdt[at..at + 16].windows(5).any(|bytes| bytes == place),
+            "{:x?}",
+            &dsdt[at..at + 16]
+        );
         let keyboard = dsdt.windows(4).any(|id| id == [0x41, 0xd0, 0x03, 0x03]);
         assert_eq!(keyboard, board.desktop);
         assert_eq!((fadt[109] >> 1 & 1 != 0, fadt[109] >> 2 & 1 == 0), (keyboard, keyboard));

@@ -1,8 +1,9 @@
 //! KVM: what of it is needed, and why.
 //!
 //! [`vm`] is the virtual machine (memory, interrupts, doorbells), [`vcpu`] a CPU's state and its
-//! run loop, [`exit`] what a CPU asks of the machine and [`exits`] how often, [`cpuid`] and [`registers`] what it is made
-//! of, [`slot`] memory that moves, [`probe`] whether this KVM can run a stock kernel at all.
+//! run loop, [`exit`] what a CPU asks of the machine and [`exits`] how often, [`cpuid`] and
+//! [`registers`] what it is made of, [`slot`] memory that moves, [`probe`] whether this KVM can run a
+//! stock kernel at all.
 
 pub mod cpuid;
 pub mod exit;

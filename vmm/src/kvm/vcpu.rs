@@ -15,9 +15,9 @@
 use std::os::raw::c_int;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
-use std::thread::JoinHandle;
 
 use devices::bus::GuestEvent;
+use devices::thread;
 use kvm_bindings::kvm_run;
 use kvm_ioctls::{Kvm, VcpuExit, VcpuFd};
 use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
@@ -284,7 +284,7 @@ pub struct Vcpus {
 }
 
 struct Thread {
-    handle: Option<JoinHandle<()>>,
+    handle: Option<thread::Thread<()>>,
     immediate_exit: ImmediateExit,
     /// Held so that the flag above stays mapped, whatever became of the thread.
     _vcpu: Arc<Mutex<Vcpu>>,
@@ -317,7 +317,7 @@ impl Vcpus {
                 sink: sink.clone(),
                 immediate_exit,
             };
-            let handle = std::thread::Builder::new().name(name).spawn(move || body.obey());
+            let handle = thread::start(&name, move || body.obey());
             match handle {
                 Ok(handle) => {
                     all.threads.push(Thread { handle: Some(handle), immediate_exit, _vcpu: vcpu });
@@ -365,7 +365,8 @@ impl Vcpus {
         if command != Command::Run {
             for thread in &self.threads {
                 thread.immediate_exit.set(1);
-                if let Some(handle) = &thread.handle
+                let handle = thread.handle.as_ref().map(thread::Thread::handle);
+                if let Some(handle) = handle
                     && !handle.is_finished()
                 {
                     // It fails only for a thread that has just ended.

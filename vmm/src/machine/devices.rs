@@ -16,6 +16,7 @@ use devices::pci::function::{Function, Window};
 use devices::pci::msix::Msix;
 use devices::pci::root::PciRoot;
 use devices::virtio::VirtioDevice;
+use devices::virtio::balloon::{self, Balloon};
 use devices::virtio::blk::Blk;
 use devices::virtio::input::reports::Reports as InputReports;
 use devices::virtio::input::{Input, Kind};
@@ -27,6 +28,7 @@ use super::handle::DiskStatus;
 use super::{StartError, layout, resources};
 use crate::config::MachineConfig;
 use crate::kvm::vm::Vm;
+use crate::memory::Returns;
 
 /// Where BARs may be mapped.
 pub const WINDOW: Window =
@@ -57,6 +59,8 @@ pub struct Attached {
     pub disks: Disks,
     /// With a display only.
     pub reports: Option<Reports>,
+    /// Where there is a balloon.
+    pub balloon: Option<Arc<balloon::Control>>,
 }
 
 /// Puts every virtio device that `config` asks for on the bus. Disks tell `shortages` when their
@@ -93,6 +97,14 @@ pub fn attach(
             tablet: input(resources::TABLET, Kind::Tablet)?,
         }),
     };
+    let mut balloon = None;
+    if let Some(how) = config.balloon {
+        let returns = Arc::new(Returns(memory.clone()));
+        let device = Balloon::new(config.memory_bytes, returns, how.deflate_on_oom)
+            .map_err(|e| failed("balloon".into())(&e))?;
+        balloon = Some(device.control());
+        place(resources::BALLOON, Box::new(device))?;
+    }
     for (index, nic) in config.nics.into_iter().enumerate() {
         let failed = failed(format!("network interface {index}"));
         let mut backends: Vec<Box<dyn NetBackend>> = Vec::new();
@@ -123,7 +135,7 @@ pub fn attach(
         backends.push(disk.backend);
     }
     let disks = Disks { backends, statuses: statuses.into() };
-    Ok(Attached { disks, reports })
+    Ok(Attached { disks, reports, balloon })
 }
 
 /// The kernel's side of interface `index`. Without it the interface works too, so a kernel that

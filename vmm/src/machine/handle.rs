@@ -9,6 +9,7 @@ use devices::display::Screen;
 use devices::input::InputSink;
 use devices::mem::GuestMemory;
 use devices::serial::SerialPort;
+use devices::virtio::balloon;
 use devices::virtio::blk::Counters;
 
 use super::lifecycle::Request;
@@ -27,6 +28,7 @@ pub struct MachineHandle {
     pub(super) exits: Arc<[Arc<Exits>]>,
     pub(super) resets: Arc<AtomicU64>,
     pub(super) memory: GuestMemory,
+    pub(super) balloon: Option<Arc<balloon::Control>>,
     pub(super) screen: Option<Arc<dyn Screen>>,
     pub(super) input: Option<Arc<dyn InputSink>>,
 }
@@ -100,6 +102,11 @@ impl MachineHandle {
     /// What the host says.
     pub fn resident_bytes(&self) -> io::Result<u64> {
         memory::resident(&self.memory)
+    }
+
+    /// The balloon, by which the guest is asked for memory, if the machine has one.
+    pub fn balloon(&self) -> Option<Arc<balloon::Control>> {
+        self.balloon.clone()
     }
 
     /// There is room again: disks that wait for some try at once, instead of in a few seconds.

@@ -10,6 +10,7 @@
 //!   0x0009_fc00           reserved (where an EBDA would be)
 //!   0x000a_0000           legacy VGA window (RAM, not in the memory map)
 //!   0x000e_0000           ACPI tables
+//!   0x000e_f000           VM generation id
 //!   0x000f_0000           SMBIOS
 //!   0x0010_0000           kernel, initial ramdisk
 //! 0x8000_0000           PCI window, first part
@@ -50,7 +51,11 @@ pub const VGA_WINDOW_LEN: u64 = devices::display::text::WINDOW_LEN as u64;
 /// ACPI tables; the RSDP is at the very start.
 pub const ACPI: u64 = 0xe_0000;
 /// Room for ACPI tables.
-pub const ACPI_LEN: u64 = 0x1_0000;
+pub const ACPI_LEN: u64 = 0xf000;
+/// The VM generation id, alone in its page, which is reserved.
+pub const GENERATION: u64 = 0xe_f000;
+/// Length of that page.
+pub const GENERATION_LEN: u64 = 0x1000;
 /// SMBIOS entry points and structures.
 pub const SMBIOS: u64 = 0xf_0000;
 /// Room for SMBIOS.
@@ -91,7 +96,8 @@ const _: () = {
     assert!(ZERO_PAGE + 0x1000 <= PAGE_TABLES && PAGE_TABLES + 6 * 0x1000 <= CMDLINE);
     assert!(CMDLINE + CMDLINE_LEN <= EBDA && EBDA < VGA_WINDOW);
     assert!(VGA_WINDOW + VGA_WINDOW_LEN <= ACPI);
-    assert!(ACPI + ACPI_LEN <= SMBIOS && SMBIOS + SMBIOS_LEN <= HIGH_MEMORY);
+    assert!(ACPI + ACPI_LEN <= GENERATION && GENERATION + GENERATION_LEN <= SMBIOS);
+    assert!(SMBIOS + SMBIOS_LEN <= HIGH_MEMORY);
     assert!(LOW_RAM_END <= PCI_WINDOW && ECAM >= PCI_WINDOW);
     assert!(ECAM + ECAM_LEN <= PCI_WINDOW_END && PCI_WINDOW_END <= IO_APIC);
     assert!(LOCAL_APIC < KVM_IDENTITY_MAP && KVM_TSS + 0x3000 <= HIGH_RAM_START);

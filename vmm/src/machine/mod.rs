@@ -16,13 +16,14 @@ pub mod resources;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::thread::JoinHandle;
 use std::time::Instant;
 
 use ::devices::block::shortage::Shortages;
 use ::devices::display::Screen;
 use ::devices::input::InputSink;
 use ::devices::mem::{Bytes, GuestAddress, GuestMemory};
+use ::devices::thread::{self, Thread};
+use ::devices::virtio::balloon;
 
 use self::board::Board;
 use self::desktop::Desktop;
@@ -69,7 +70,7 @@ pub enum StartError {
 /// A running machine. Dropping it stops it.
 pub struct Machine {
     handle: MachineHandle,
-    thread: Option<JoinHandle<ExitReason>>,
+    thread: Option<Thread<ExitReason>>,
 }
 
 impl Machine {
@@ -88,13 +89,12 @@ impl Machine {
             exits: parts.exits.clone(),
             resets: parts.resets.clone(),
             memory: parts.memory.clone(),
+            balloon: parts.balloon.clone(),
             screen: desktop.map(|desktop| desktop.adapter.clone() as Arc<dyn Screen>),
             input: desktop.map(|desktop| desktop.desk.clone() as Arc<dyn InputSink>),
         };
-        let thread = std::thread::Builder::new()
-            .name("machine".into())
-            .spawn(move || parts.serve())
-            .map_err(StartError::Thread)?;
+        let thread = thread::start("machine", move || parts.serve());
+        let thread = thread.map_err(StartError::Thread)?;
         Ok(Machine { handle, thread: Some(thread) })
     }
 
@@ -109,9 +109,9 @@ impl Machine {
     }
 
     fn join(&mut self) -> ExitReason {
-        match self.thread.take().map(JoinHandle::join) {
-            Some(Ok(reason)) => reason,
-            Some(Err(_)) => ExitReason::Failed("the machine's thread panicked".into()),
+        match self.thread.take().map(Thread::join) {
+            Some(Some(reason)) => reason,
+            Some(None) => ExitReason::Failed("the machine's thread panicked".into()),
             None => ExitReason::Stopped,
         }
     }
@@ -137,6 +137,7 @@ struct Parts {
     board: Board,
     desktop: Option<Desktop>,
     disks: Disks,
+    balloon: Option<Arc<balloon::Control>>,
     shortages: Arc<Shortages>,
     pause: pause::Known,
     memory: GuestMemory,
@@ -168,7 +169,7 @@ impl Parts {
         let mailbox = Arc::new(Mailbox::default());
         let reports = mailbox.clone();
         let shortages = Shortages::new(move || reports.report(Happening::Shortage));
-        let Attached { disks, reports } =
+        let Attached { disks, reports, balloon } =
             devices::attach(config, &board.root, &vm, &memory, &shortages)?;
         let desktop = match display.zip(reports) {
             Some((display, reports)) => {
@@ -200,6 +201,7 @@ impl Parts {
             board,
             desktop,
             disks,
+            balloon,
             shortages,
             pause: pause::Known::default(),
             memory,
@@ -235,6 +237,10 @@ impl Parts {
         self.memory
             .write_slice(&acpi::build(&described, layout::ACPI), GuestAddress(layout::ACPI))
             .and_then(|()| self.memory.write_slice(&smbios, GuestAddress(layout::SMBIOS)))
+            .and_then(|()| {
+                let generation = &self.identity.generation;
+                self.memory.write_slice(generation, GuestAddress(layout::GENERATION))
+            })
             .and_then(|()| registers::write_tables(&self.memory, loaded.entry))
             .map_err(BootError::from)?;
         Ok(loaded.entry)

@@ -13,8 +13,10 @@ pub const DISPLAY: Slot = Slot::device(1);
 pub const RNG: Slot = Slot::device(2);
 /// The virtio keyboard.
 pub const KEYBOARD: Slot = Slot::device(3);
-/// The virtio tablet. (Slot 5 is for another single device.)
+/// The virtio tablet.
 pub const TABLET: Slot = Slot::device(4);
+/// The memory balloon.
+pub const BALLOON: Slot = Slot::device(5);
 /// The LPC bridge.
 pub const LPC: Slot = Slot::device(31);
 const NICS: std::ops::Range<u8> = 6..10;
@@ -75,7 +77,7 @@ mod tests {
 
     #[test]
     fn no_slot_is_given_twice() {
-        let mut slots = vec![HOST_BRIDGE, DISPLAY, RNG, KEYBOARD, TABLET, LPC];
+        let mut slots = vec![HOST_BRIDGE, DISPLAY, RNG, KEYBOARD, TABLET, BALLOON, LPC];
         slots.extend((0..NICS_MAX).map(nic));
         slots.extend((0..DISKS_MAX).map(disk));
         let count = slots.len();

@@ -5,8 +5,11 @@
 //! So writes to different clusters run side by side, and a pointer is set only when its data is in
 //! the file. A write of whole clusters reads nothing, and one of many clusters is one `pwritev`.
 
+use std::sync::Arc;
+
 use vm_memory::VolatileSlice;
 
+use super::super::holes::is_hole;
 use super::super::{Access, BlockBackend, BlockError, Placement, buffers};
 use super::Qcow2;
 use super::alloc::{AllocError, Allocated};
@@ -208,16 +211,22 @@ impl Qcow2 {
         Ok(bytes)
     }
 
-    /// Whether a range is known to be zeroes without reading data.
+    /// Whether a range is known to be zeroes without reading data: by the image's tables, and by the
+    /// holes of the files below, which nobody writes to.
     pub(super) fn reads_zero(&self, mut offset: u64, mut len: u64) -> Result<bool, BlockError> {
         while len > 0 {
-            match self.place_range(offset, len, Access::Read)? {
-                Placement::Zeroes { len: n } => {
-                    offset += n;
-                    len -= n.min(len);
+            let n = match self.place_range(offset, len, Access::Read)? {
+                Placement::Zeroes { len: n } => n,
+                Placement::File { file, offset: at, len: n, .. }
+                    if !Arc::ptr_eq(&file, self.image.file.file())
+                        && is_hole(&file, at, n.min(len)) =>
+                {
+                    n
                 }
                 _ => return Ok(false),
-            }
+            };
+            offset += n;
+            len -= n.min(len);
         }
         Ok(true)
     }

@@ -7,9 +7,9 @@
 
 use std::io::{self, Read};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
-use std::thread::Builder;
 use std::time::{Duration, Instant};
 
+use devices::thread;
 use ureq::http::Response;
 use ureq::http::header::{AUTHORIZATION, HeaderValue, IF_RANGE, RANGE};
 use ureq::tls::TlsConfig;
@@ -116,7 +116,7 @@ impl Client {
             // Nobody listens any more if the wait was given up.
             drop(send.send(outcome.map_or_else(Piece::Trouble, |()| Piece::End)));
         };
-        let started = Builder::new().name("fetch".to_owned()).spawn(run);
+        let started = thread::start("fetch", run);
         started.map_err(|error| Stop::Trouble(Trouble::again(error.to_string())))?;
         let waited = (Duration::ZERO, 0);
         let mut transfer = Transfer { pieces, stall: self.manner.stall, waited, cancelled };

@@ -3,6 +3,7 @@
 //! Names begin with `berth_`, units are seconds and bytes, counters end in `_total`. The text that
 //! explains a metric is the one in `docs/metrics.md`, which a test holds against this.
 
+mod balloon;
 mod disk;
 mod machine;
 mod network;
@@ -35,6 +36,7 @@ impl Collector for Sample {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let mut page = Page(encoder);
         machine::write(self, &mut page)?;
+        balloon::write(self.balloon.as_ref(), &mut page)?;
         disk::write(&self.disks, &mut page)?;
         network::write(&self.nics, self.started_at, &mut page)
     }

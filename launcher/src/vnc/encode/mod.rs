@@ -10,7 +10,7 @@ mod hextile;
 mod palette;
 mod source;
 mod tight;
-mod wishes;
+pub mod wishes;
 mod zrle;
 
 #[cfg(test)]

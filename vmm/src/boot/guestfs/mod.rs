@@ -14,10 +14,10 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, PoisonError};
-use std::thread;
 use std::time::Duration;
 
 use devices::block::BlockBackend;
+use devices::thread;
 
 mod disk;
 mod entries;
@@ -91,7 +91,7 @@ pub fn choose(disk: &Arc<dyn BlockBackend>, policy: &BootPolicy) -> Result<Choic
             // The receiver may have given up.
             let _ = sender.send(look(backend, policy, called_off, progress));
         };
-        thread::Builder::new().name("guestfs".into()).stack_size(STACK).spawn(work)
+        thread::start_with_stack("guestfs", STACK, work)
     };
     let worker = worker.map_err(|error| {
         NothingFound(format!("the thread that looks for a bootable system did not start: {error}"))

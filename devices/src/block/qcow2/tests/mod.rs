@@ -9,6 +9,7 @@ mod long;
 mod model;
 mod power;
 mod repairs;
+mod thin;
 mod threads;
 
 use std::fs::File;

@@ -48,11 +48,18 @@ struct State {
 }
 
 impl Spool {
-    /// Starts a thread called `name` that writes to `to`. At most `capacity` bytes wait.
+    /// Starts a thread called `name`, which calls `begun` with that first, and then writes to `to`.
+    /// At most `capacity` bytes wait.
     ///
     /// # Errors
     /// The thread cannot be started.
-    pub fn start(name: &str, to: File, capacity: usize, notice: Notice) -> io::Result<Self> {
+    pub fn start(
+        name: &'static str,
+        to: File,
+        capacity: usize,
+        notice: Notice,
+        begun: fn(&str),
+    ) -> io::Result<Self> {
         let shared = Arc::new(Shared {
             state: Mutex::default(),
             work: Condvar::new(),
@@ -61,7 +68,10 @@ impl Spool {
             notice,
         });
         let writer = Arc::clone(&shared);
-        let thread = Builder::new().name(name.to_owned()).spawn(move || writer.run(to))?;
+        let thread = Builder::new().name(name.to_owned()).spawn(move || {
+            begun(name);
+            writer.run(to);
+        })?;
         Ok(Self { shared, thread: Mutex::new(Some(thread)) })
     }
 
@@ -189,7 +199,7 @@ fn write_all(to: &mut File, mut bytes: &[u8]) -> io::Result<()> {
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
+mod tests {
     use super::*;
     use nix::fcntl::{FcntlArg, OFlag, fcntl};
     use std::io::Read;
@@ -201,7 +211,7 @@ pub(crate) mod tests {
     }
 
     /// A pipe: its reading end, and its writing end as a file.
-    pub(crate) fn pipe() -> (File, File) {
+    fn pipe() -> (File, File) {
         let (read, write) = nix::unistd::pipe().unwrap();
         (File::from(read), File::from(write))
     }
@@ -209,7 +219,7 @@ pub(crate) mod tests {
     #[test]
     fn bytes_come_out_in_order() {
         let (mut read, write) = pipe();
-        let spool = Spool::start("spool", write, 1 << 20, notice).unwrap();
+        let spool = Spool::start("spool", write, 1 << 20, notice, |_| ()).unwrap();
         for n in 0..1000 {
             assert!(spool.push(format!("{n},").as_bytes()));
         }
@@ -227,7 +237,7 @@ pub(crate) mod tests {
         // Full from the start: the very first write blocks.
         let room = fcntl(&write, FcntlArg::F_GETPIPE_SZ).unwrap();
         write.write_all(&vec![b'p'; room as usize]).unwrap();
-        let spool = Spool::start("spool", write, 64 << 10, notice).unwrap();
+        let spool = Spool::start("spool", write, 64 << 10, notice, |_| ()).unwrap();
         let line = [b'x'; 1000];
         let start = Instant::now();
         let mut dropped = 0;
@@ -255,7 +265,7 @@ pub(crate) mod tests {
     #[test]
     fn the_notice_stands_where_the_bytes_are_missing() {
         let (mut read, write) = pipe();
-        let spool = Spool::start("spool", write, 40, notice).unwrap();
+        let spool = Spool::start("spool", write, 40, notice, |_| ()).unwrap();
         assert!(!spool.push(&[b'a'; 41]));
         // Whichever comes first, the writer or this push, the notice precedes what follows.
         while !spool.push(b"after") {}
@@ -270,7 +280,7 @@ pub(crate) mod tests {
     fn a_closed_reader_ends_nothing() {
         let (read, write) = pipe();
         drop(read);
-        let spool = Spool::start("spool", write, 1 << 10, notice).unwrap();
+        let spool = Spool::start("spool", write, 1 << 10, notice, |_| ()).unwrap();
         for _ in 0..100 {
             spool.push(&[0; 100]);
         }
@@ -281,7 +291,7 @@ pub(crate) mod tests {
     fn a_non_blocking_file_is_waited_for() {
         let (mut read, write) = pipe();
         fcntl(&write, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
-        let spool = Spool::start("spool", write, 1 << 20, notice).unwrap();
+        let spool = Spool::start("spool", write, 1 << 20, notice, |_| ()).unwrap();
         assert!(spool.push(&vec![7; 500_000]));
         let mut bytes = vec![0; 500_000];
         read.read_exact(&mut bytes).unwrap();

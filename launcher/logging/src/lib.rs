@@ -5,6 +5,8 @@
 //! [`RATE`] a second, so that a guest that finds a warning to cause cannot fill the log; `debug`
 //! and `trace` are for developers, and unlimited.
 
+pub mod spool;
+
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal};
 use std::os::fd::AsFd;
@@ -13,7 +15,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
 
-use crate::spool::Spool;
+use spool::Spool;
 
 const CAPACITY: usize = 256 << 10;
 /// Records that may come at once.
@@ -53,14 +55,15 @@ impl Drop for LogGuard {
     }
 }
 
-/// Makes standard error the place of all log records. Once for a process.
+/// Makes standard error the place of all log records, on a thread that calls `begun` with its name
+/// first. Once for a process.
 ///
 /// # Errors
 /// No thread could be started, or a sink is there already.
-pub fn start(form: LogForm, level: LevelFilter) -> io::Result<LogGuard> {
+pub fn start(form: LogForm, level: LevelFilter, begun: fn(&str)) -> io::Result<LogGuard> {
     let stderr = io::stderr().as_fd().try_clone_to_owned()?;
     let notice = |dropped| format!("berth: {dropped} bytes of log dropped here\n");
-    let spool = Arc::new(Spool::start("log", stderr.into(), CAPACITY, notice)?);
+    let spool = Arc::new(Spool::start("log", stderr.into(), CAPACITY, notice, begun)?);
     let sink = Sink {
         spool: Arc::clone(&spool),
         form,
