@@ -187,3 +187,34 @@ echo \"@@ alive $(available)\""
     machine.wait_for_exit().expect_success();
     assert_eq!(cgroup.event("oom_kill"), 0);
 }
+
+/// What the chart's pods have beside a guest of 1 GiB with one vCPU (docs/helm.md).
+const OVERHEAD: u64 = (64 + 4 + 8) * MIB;
+
+#[test]
+#[ignore = "needs KVM: tests/run e2e"]
+fn a_hog_in_the_guest_is_the_guests_own_matter() {
+    let cgroup = Cgroup::new("hog", 1024 * MIB + OVERHEAD);
+    let job = format!(
+        "{FUNCTIONS}
+echo 1 >/proc/sys/vm/overcommit_memory
+# All that there is, beside a host's page cache that is full, too: the kernel ends who wants more.
+exec 3<$(disk data); dd bs=1M of=/dev/null <&3 2>/dev/null
+dd if=/dev/zero of=/dev/null bs=2000M count=1 2>/dev/null
+echo \"@@ hog $?\"
+dmesg | grep -c 'Out of memory: Killed process' | sed 's/^/@@ killed /'"
+    );
+    let guest = SmallGuest::running(&job).memory("1G");
+    let disk = guest.directory().join("data");
+    berth_tests::DiskImage::raw(&disk, 200 * MIB);
+    let guest = guest.disk(&disk, "format=raw,serial=data");
+    let (_directory, mut machine) = cgroup.enter(guest);
+    // Killed, says the shell.
+    assert_eq!(machine.wait_for_value("hog"), "137");
+    let peak = resident(&machine);
+    assert_ne!(machine.wait_for_value("killed"), "0");
+    machine.wait_for_exit().expect_success();
+    eprintln!("resident: {peak} MiB; {} times at the limit", cgroup.event("max"));
+    assert!(peak > 700, "the hog had next to nothing: {peak} MiB");
+    assert_eq!(cgroup.event("oom_kill"), 0);
+}

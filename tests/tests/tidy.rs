@@ -19,6 +19,7 @@ const UNSAFE_FILES: &[&str] = &[
     "devices/src/net/tap.rs",
     "devices/src/net/tap/",
     "devices/src/net/vhost.rs",
+    "launcher/src/balloon/program.rs",
     "launcher/src/net/link.rs",
     "launcher/src/sandbox/report.rs",
     "vmm/src/kvm/",

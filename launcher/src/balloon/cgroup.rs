@@ -112,7 +112,9 @@ impl Cgroup {
         Ok(Usage {
             limit: limits.into_iter().flatten().min(),
             current: number(text(&self.current)?).ok_or(io::ErrorKind::InvalidData)?,
-            reclaimable: stat("file")?.saturating_sub(stat("shmem")?),
+            reclaimable: stat("file")?
+                .saturating_sub(stat("shmem")?)
+                .saturating_sub(stat("file_mapped")?),
             process: field(&status, "RssAnon:", 1024).ok_or(io::ErrorKind::InvalidData)?,
         })
     }
@@ -242,7 +244,8 @@ mod tests {
 
     const STATUS: &str =
         "Name:\tberth\nVmRSS:\t  600000 kB\nRssAnon:\t  524288 kB\nRssFile:\t 1 kB\n";
-    const STAT: &str = "anon 540000000\nfile 209715200\nkernel 10\nshmem 31457280\nfile_mapped 5\n";
+    const STAT: &str =
+        "anon 540000000\nfile 209715200\nkernel 10\nshmem 31457280\nfile_mapped 10485760\n";
 
     struct Place(tempfile::TempDir);
 
@@ -287,7 +290,7 @@ mod tests {
         let usage = Usage {
             limit: Some(1_140_850_688),
             current: 700_000_000,
-            reclaimable: 170 << 20,
+            reclaimable: 160 << 20,
             process: 512 << 20,
         };
         assert_eq!(cgroup.usage().unwrap(), usage);

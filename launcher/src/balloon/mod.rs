@@ -10,8 +10,10 @@
 //! `memory`.
 
 mod cgroup;
+mod program;
 mod size;
 
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,6 +23,7 @@ use devices::virtio::balloon::{Control, Statistic};
 use devices::worker::Worker;
 
 use self::cgroup::{Cgroup, Woken};
+use self::program::Program;
 use self::size::{Cause, Guest};
 
 const MIB: u64 = 1 << 20;
@@ -34,7 +37,13 @@ const PAUSE_MAX: Duration = Duration::from_secs(30);
 const PATIENCE: Duration = Duration::from_millis(500);
 
 /// What is known of this pod's memory, opened while files may be opened.
-pub struct Pressure(Option<Cgroup>);
+pub struct Pressure(Option<Watched>);
+
+struct Watched {
+    cgroup: Cgroup,
+    /// `None`: its pages cannot be told from others.
+    program: Option<Program>,
+}
 
 /// Drives a balloon until it is dropped.
 #[derive(Debug)]
@@ -48,7 +57,9 @@ impl Pressure {
         match Cgroup::open(root) {
             Ok(cgroup) => {
                 log::debug!("memory: watching {cgroup}");
-                Self(Some(cgroup))
+                let program = Program::open(&root.join("proc/self"));
+                let why = |e: &io::Error| log::debug!("memory: the program is not kept in it: {e}");
+                Self(Some(Watched { cgroup, program: program.inspect_err(why).ok() }))
             }
             Err(why) => {
                 log::debug!("memory: {why}: of the guest's memory, only what is free comes back");
@@ -59,10 +70,11 @@ impl Pressure {
 
     /// Drives `balloon`.
     pub fn drive(self, balloon: Arc<Control>) -> Driver {
-        let Some(cgroup) = self.0 else { return Driver { _thread: None } };
+        let Some(watched) = self.0 else { return Driver { _thread: None } };
         let panicked = || log::error!("the guest is not asked for memory any more");
         let thread = Worker::spawn("memory", panicked, move |stop| {
-            if let Err(error) = serve(&cgroup, &balloon, stop) {
+            let Watched { cgroup, program } = watched;
+            if let Err(error) = serve(&cgroup, program, &balloon, stop) {
                 log::warn!("memory: {cgroup} cannot be watched any more: {error}");
             }
         });
@@ -71,7 +83,12 @@ impl Pressure {
     }
 }
 
-fn serve(cgroup: &Cgroup, balloon: &Control, stop: &Event) -> std::io::Result<()> {
+fn serve(
+    cgroup: &Cgroup,
+    mut program: Option<Program>,
+    balloon: &Control,
+    stop: &Event,
+) -> io::Result<()> {
     let mut pause = PAUSE;
     let mut cause = Cause::Time;
     loop {
@@ -84,14 +101,18 @@ fn serve(cgroup: &Cgroup, balloon: &Control, stop: &Event) -> std::io::Result<()
         let timeout = (balloon.target() > 0).then_some(LOOK);
         cause = match cgroup.wait(stop, pause, timeout)? {
             Woken::Stopped => return Ok(()),
-            Woken::Pressure => Cause::Pressure,
+            Woken::Pressure => {
+                // Soon it may not be there any more.
+                program.iter_mut().for_each(Program::keep);
+                Cause::Pressure
+            }
             Woken::Time => Cause::Time,
         };
     }
 }
 
 /// Sets the size that is right now; true when that is another one.
-fn look(cgroup: &Cgroup, balloon: &Control, cause: Cause) -> std::io::Result<bool> {
+fn look(cgroup: &Cgroup, balloon: &Control, cause: Cause) -> io::Result<bool> {
     let usage = cgroup.usage()?;
     let before = balloon.target();
     let asked = balloon.statistics(PATIENCE);
@@ -102,6 +123,7 @@ fn look(cgroup: &Cgroup, balloon: &Control, cause: Cause) -> std::io::Result<boo
         available: asked.and_then(|told| told.get(Statistic::Available)),
     };
     let target = size::target(cause, usage, guest);
+    log::debug!("memory: {cause:?}: {usage:?}, {guest:?}: {} MiB", target / MIB);
     if target == before {
         return Ok(false);
     }

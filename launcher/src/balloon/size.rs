@@ -6,8 +6,13 @@
 //! limit = the guest's RAM - balloon + Berth's own + the rest + reserve
 //! ```
 //! The rest is what the kernel cannot reclaim (files in tmpfs, its own memory, other processes): the
-//! page cache does not count. So the size follows from the limit, not from how hard it is pressed
-//! against, and there is nothing to swing.
+//! page cache does not count, but for the programs that run. So the size follows from the limit, not
+//! from how hard it is pressed against, and there is nothing to swing.
+//!
+//! While it is pressed against, the rest grows, and by the time that the guest has given something up
+//! that is not enough any more; the kernel meanwhile makes every thread wait that wants memory. So the
+//! guest is then asked for a quarter of what it can spare besides, and gets that back when it was not
+//! needed.
 //!
 //! Without a limit nobody can say how much is too much: then each time that the kernel complains the
 //! guest is asked for a quarter of what it can spare, and after a while without complaints for half as
@@ -34,7 +39,8 @@ pub struct Usage {
     pub limit: Option<u64>,
     /// What it uses.
     pub current: u64,
-    /// What of that the kernel can take back without asking: the page cache.
+    /// What of that the kernel can take back without asking, and nobody will miss at once: the page
+    /// cache, without the programs that run from it.
     pub reclaimable: u64,
     /// Anonymous memory of this process, nearly all of it the guest's RAM.
     pub process: u64,
@@ -66,9 +72,14 @@ pub enum Cause {
 pub fn target(cause: Cause, usage: Usage, guest: Guest) -> u64 {
     let keeps = GUEST_KEEPS.max(guest.ram / GUEST_KEEPS_PART);
     let spare = guest.available.map(|available| available.saturating_sub(keeps));
+    let part = spare.unwrap_or(0) / 4;
     let wanted = match (usage.limit, cause) {
-        (Some(limit), _) => above(limit, usage, guest),
-        (None, Cause::Pressure) => guest.actual.saturating_add(spare.unwrap_or(0) / 4),
+        (Some(limit), _) => match (above(limit, usage, guest), cause) {
+            (above, Cause::Pressure) if above > guest.target => above.saturating_add(part),
+            (above, Cause::Pressure) if above > 0 => guest.target,
+            (above, _) => above,
+        },
+        (None, Cause::Pressure) => guest.actual.saturating_add(part),
         (None, Cause::Time) if guest.target < LEAST => 0,
         (None, Cause::Time) => guest.target / 2,
     };
@@ -121,10 +132,10 @@ mod tests {
         };
         let [limit, current, process] = [576, 576, 492].map(|n| n * MIB);
         let stuck = Usage { limit: Some(limit), current, reclaimable: 0, process };
-        assert_eq!(target(Cause::Pressure, stuck, guest), 68 * MIB);
+        assert_eq!(target(Cause::Time, stuck, guest), 68 * MIB);
         // As much as it was thought to need: as asked for.
         let content = Usage { process: 476 * MIB, current: 560 * MIB, ..stuck };
-        assert_eq!(target(Cause::Pressure, content, guest), 52 * MIB);
+        assert_eq!(target(Cause::Time, content, guest), 52 * MIB);
     }
 
     #[test]
@@ -141,10 +152,11 @@ mod tests {
     fn what_others_use_the_guest_does_without() {
         // 200 MiB in tmpfs, of the 26 that are left.
         let usage = Usage { current: 900 * MIB, ..usage() };
-        let asked = target(Cause::Pressure, usage, guest());
+        let asked = target(Cause::Time, usage, guest());
         assert_eq!(asked, 174 * MIB);
         // It is the same while the guest is at it, and when it has done so.
         let half = Guest { target: asked, actual: asked / 2, ..guest() };
+        assert_eq!(target(Cause::Time, usage, half), asked);
         assert_eq!(target(Cause::Pressure, usage, half), asked);
         let done = Guest { target: asked, actual: asked, ..guest() };
         let less = Usage { process: usage.process - 100 * MIB, current: 800 * MIB, ..usage };
@@ -152,6 +164,22 @@ mod tests {
         // And gone when they do not use it any more.
         let gone = Usage { current: 700 * MIB, ..usage };
         assert_eq!(target(Cause::Time, gone, done), 0);
+    }
+
+    #[test]
+    fn who_presses_will_press_again() {
+        let usage = Usage { current: 900 * MIB, ..usage() };
+        let asked = target(Cause::Pressure, usage, guest());
+        assert_eq!(asked, (174 + (500 - 64) / 4 + 1) * MIB);
+        // Nothing is taken back while they press, nor asked for twice.
+        let half = Guest { target: asked, actual: asked / 2, ..guest() };
+        assert_eq!(target(Cause::Pressure, usage, half), asked);
+        // What was not needed, later.
+        assert_eq!(target(Cause::Time, usage, half), 174 * MIB);
+        // More is, when they use more than was asked for.
+        let more = Usage { current: 1070 * MIB, ..usage };
+        let most = target(Cause::Pressure, more, half);
+        assert!(most > 344 * MIB && most <= 512 * MIB, "{most}");
     }
 
     #[test]
@@ -173,7 +201,9 @@ mod tests {
         let poor = Guest { available: Some(64 * MIB), ..guest() };
         assert_eq!(target(Cause::Pressure, usage, poor), 0);
         let some = Guest { available: Some(164 * MIB), ..guest() };
-        assert_eq!(target(Cause::Pressure, usage, some), 100 * MIB);
+        for cause in [Cause::Pressure, Cause::Time] {
+            assert_eq!(target(cause, usage, some), 100 * MIB);
+        }
         let given = Guest { target: 100 * MIB, actual: 100 * MIB, ..poor };
         assert_eq!(target(Cause::Pressure, usage, given), 100 * MIB);
         // Nor does anybody believe that it can do without all of it.

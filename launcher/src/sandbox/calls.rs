@@ -92,8 +92,11 @@ pub const EVERY_THREAD: &[Call] = &[
     any(SYS_getrandom),                         // hash tables
 ];
 
-/// The cgroup's files, which are open.
-pub const MEMORY: &[Call] = &[any(SYS_pread64)];
+/// The cgroup's files and the process's, which are open.
+pub const MEMORY: &[Call] = &[
+    any(SYS_pread64),
+    any(SYS_mlock), // the program's own pages
+];
 
 /// Files that are opened by name, and read. musl and glibc do it by different calls.
 pub const FILES: &[Call] = &[
