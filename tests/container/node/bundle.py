@@ -105,8 +105,8 @@ class Pod:
                 raise Unsupported(f"{fields.path}: this node has no label {key}: {value}")
         fields.expect("automountServiceAccountToken", False)
         fields.expect("enableServiceLinks", False)
-        for key in ("affinity", "tolerations", "topologySpreadConstraints", "priorityClassName", "imagePullSecrets"):
-            fields.ignore(key)
+        fields.ignore("affinity", "tolerations", "topologySpreadConstraints", "priorityClassName", "imagePullSecrets",
+                      "serviceAccountName")
 
     def _security(self, fields):
         with fields:

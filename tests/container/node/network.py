@@ -10,7 +10,7 @@ import sys
 import time
 
 CLIENT = "10.8.0.2"
-# The cluster's name server. Nobody answers there.
+# The cluster's name server, which is the node itself.
 DNS = "10.96.0.10"
 WEB_PORT = 8000
 
@@ -29,6 +29,7 @@ def make():
     sysctl("net/ipv4/ip_forward", "1")
     for command in (
         "link set lo up",
+        f"address add {DNS}/32 dev lo",
         "netns add client",
         "link add client0 type veth peer name eth0 netns client",
         "address add 10.8.0.1/24 dev client0",

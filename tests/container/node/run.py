@@ -11,11 +11,13 @@ import json
 import os
 import pathlib
 import random
+import struct
 import subprocess
 import sys
 import time
 
 import bundle
+import names
 import network
 import probes
 from fields import Unsupported
@@ -110,6 +112,8 @@ class Node:
         self.seccomp = json.loads((work / "seccomp.json").read_text())
         self.image = None
         self.running, self.pods = [], []
+        # Those that Services lead to.
+        self.endpoints = []
 
     def find(self, kind, name):
         """An object, as the API server would have it."""
@@ -146,6 +150,7 @@ class Node:
         sandbox = bundle.Sandbox(name, namespace, uid, address, uid, hosts, resolv_conf)
         made = bundle.Pod(spec, sandbox, self.image, place / "pod", self.find, self.allocate, self.place / "claims", self.seccomp)
         self.pods.append(made)
+        self.endpoints.append((namespace, metadata.get("labels", {}), address))
         say(f"pod {name} at {address}")
         return made, address
 
@@ -166,6 +171,10 @@ class Node:
         (container,) = pod.containers
         return self.start(container)
 
+    def forget(self, address):
+        """A pod ends, and no Service leads to it any more."""
+        self.endpoints[:] = [one for one in self.endpoints if one[2] != address]
+
     def close(self):
         """Ends what runs."""
         for running in self.running:
@@ -185,7 +194,25 @@ def view(node, address, password, picture):
     """A VNC client takes a picture, from outside the node: whether it was let in, and what it said."""
     command = [node.work / "viewer", "-s", f"{address}::5900", "-p", password, "--timeout=240", "capture", picture]
     done = network.outside(*command, timeout=PATIENCE_SECONDS, check=False)
-    return done.returncode == 0 and picture.exists(), (done.stdout + done.stderr).strip()
+    said = (done.stdout + done.stderr).strip()
+    if done.returncode or not picture.exists():
+        return False, said
+    # PNG, 11.2.1: width and height come first in the first chunk.
+    return True, "a picture of {} x {}".format(*struct.unpack_from(">II", picture.read_bytes(), 16))
+
+
+def helm_test(node):
+    """What `helm test` runs."""
+    for thing in node.objects:
+        if thing["kind"] == "Pod":
+            pod, address = node.pod(thing, thing["metadata"]["name"])
+            running = node.run(pod)
+            wait_for("end of the chart's test", lambda: running.status() is not None)
+            say(f"helm test: {running.text().strip()}")
+            if running.status():
+                raise Failed(f"the chart's test has ended with status {running.status()}")
+            node.forget(address)
+            pod.close()
 
 
 def confined(process):
@@ -234,6 +261,7 @@ class Vm:
         say(f"deleting it: {self.pod.grace_seconds} s")
         began = time.monotonic()
         self.prober.stop()
+        self.node.forget(self.address)
         if self.prober.restart:
             raise Failed(self.prober.restart)
         status = self.running.stop(self.pod.grace_seconds)
@@ -266,7 +294,7 @@ def use_screen(vm, secret):
         let_in, said = view(node, vm.address, password, pictures / f"{what}.png")
         if let_in != welcome:
             raise Failed(f"VNC with {what} password: {'let in' if let_in else 'refused'}: {said}")
-        say(f"VNC with {what} password: {'a picture' if let_in else 'refused: ' + said.splitlines()[-1]}")
+        say(f"VNC with {what} password: {said if let_in else 'refused: ' + said.splitlines()[-1]}")
     password = contents(secret)["password"].decode()
     try_password(password, True, "the Secret's")
     try_password("wrongone", False, "another")
@@ -296,6 +324,7 @@ def main(work, wanted=None):
         os.chmod(f"/dev/{device}", 0o666)
     network.make()
     node = Node(work, objects, place)
+    names.serve(network.DNS, names.addresses_of(objects, node.endpoints))
     reference = thing["spec"]["template"]["spec"]["containers"][0]["image"]
     node.image = bundle.Image(reference, mount_image(work / "rootfs", place / "image"), json.loads((work / "image.json").read_text()))
     try:
@@ -320,6 +349,7 @@ def story(node, thing):
     if guest["boots"] != "1":
         raise Failed("a new disk has booted before")
     use_ssh(vm, guest)
+    helm_test(node)
     name = thing["metadata"]["name"]
     if any(volume["name"] == "vnc" for volume in thing["spec"]["template"]["spec"]["volumes"]):
         secret = next(volume["secret"]["secretName"] for volume in thing["spec"]["template"]["spec"]["volumes"]
