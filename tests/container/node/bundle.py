@@ -56,6 +56,7 @@ class Container:
     name: str
     id: str
     directory: pathlib.Path
+    cgroup: str
     termination_message: pathlib.Path
     probes: dict
     pre_stop: list
@@ -145,6 +146,7 @@ class Pod:
             read_only = self._container_security(fields.below("securityContext", {}), process)
             probes = {kind: fields.take(f"{kind}Probe", dict, None) for kind in ("startup", "liveness", "readiness")}
             pre_stop = self._pre_stop(fields.below("lifecycle", {}))
+        cgroup = f"/kubepods/pod{self._sandbox.uid}/{name}"
         config = {
             "ociVersion": "1.0.2",
             "hostname": self._sandbox.name,
@@ -154,7 +156,7 @@ class Pod:
             "linux": {
                 "namespaces": [{"type": kind} for kind in ("pid", "ipc", "uts", "mount", "cgroup")]
                 + [{"type": "network", "path": f"/var/run/netns/{self._sandbox.network}"}],
-                "cgroupsPath": f"/kubepods/pod{self._sandbox.uid}/{name}",
+                "cgroupsPath": cgroup,
                 "devices": nodes,
                 "resources": resources.cgroup() | {"devices": DEVICE_RULES + rules},
                 "maskedPaths": MASKED,
@@ -164,7 +166,7 @@ class Pod:
         if self._confined:
             config["linux"]["seccomp"] = self._seccomp
         (directory / "config.json").write_text(json.dumps(config, indent=1))
-        return Container(name, f"{self._sandbox.uid}-{name}", directory, message, probes, pre_stop)
+        return Container(name, f"{self._sandbox.uid}-{name}", directory, cgroup, message, probes, pre_stop)
 
     def _root(self, directory):
         """The image, under a layer of the container's own."""
@@ -351,4 +353,3 @@ def template(thing):
             spec.ignore("selector", "updateStrategy", "revisionHistoryLimit", "podManagementPolicy", "serviceName")
             with spec.below("template") as pod:
                 return pod.take("metadata", dict), pod.take("spec", dict)
-

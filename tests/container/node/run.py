@@ -262,8 +262,17 @@ class Vm:
         lines = [line.strip() for line in self.running.text().splitlines() if line.startswith("@@ ")]
         return dict((line[3:].split(" ", 1) + [""])[:2] for line in lines)
 
+    def memory(self):
+        """What the container has taken of its limit, as the kernel counts it."""
+        group = pathlib.Path("/sys/fs/cgroup") / self.pod.containers[0].cgroup.lstrip("/")
+        files = [file for file in (group / f"memory.{key}" for key in ("current", "peak", "max")) if file.exists()]
+        amounts = [(file.suffix[1:], file.read_text().strip()) for file in files]
+        # memory.max is "max" where there is no limit.
+        return ", ".join(f"{key} {int(text) >> 20} MiB" for key, text in amounts if text.isdecimal()) or "not counted"
+
     def delete(self):
         """`kubectl delete pod`: the guest has to shut down cleanly."""
+        say(f"memory: {self.memory()}")
         say(f"deleting it: {self.pod.grace_seconds} s")
         began = time.monotonic()
         self.prober.stop()
