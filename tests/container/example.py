@@ -1,9 +1,9 @@
 """An example of the chart as objects, with the two things that an example cannot know: where the image
 is, and who may log in.
 
-    example.py EXAMPLE URL KEY [HELM'S FLAG]...
+    example.py EXAMPLE VM URL KEY [HELM'S FLAG]...
 
-HELMS in the environment names the program. Writes a list of objects, as JSON.
+VM may be empty where the example has but one; the others are switched off. HELMS in the environment names the program. Writes a list of objects, as JSON.
 """
 
 import json
@@ -36,9 +36,14 @@ def fill_in(settings, url, key):
     config["userdata"] = yaml.safe_load(text) if isinstance(config["userdata"], dict) else text
 
 
-def main(example, url, key, *flags):
+def main(example, vm, url, key, *flags):
     values = yaml.safe_load((helm.CHART / "examples" / f"{example}.yaml").read_text())
-    for settings in [values.get("vmdefaults", {}), *values["vmlist"].values()]:
+    vms = values["vmlist"]
+    if not vm and len(vms) > 1 or vm and vm not in vms:
+        sys.exit(f"the example {example} has the VMs {', '.join(vms)}: name one of them with --vm")
+    for name, settings in vms.items():
+        settings["enabled"] = name == (vm or name)
+    for settings in [values.get("vmdefaults", {}), *vms.values()]:
         fill_in(settings, url, key)
     try:
         objects = helm.render(values, flags)

@@ -331,13 +331,11 @@ class Pod:
                     return command.strings("command")
 
 
-def only_vm(objects, wanted):
-    """The StatefulSet of the VM that is wanted, or of the only one there is."""
+def only_vm(objects):
+    """The StatefulSet of the only VM there is."""
     sets = [thing for thing in objects if thing["kind"] == "StatefulSet"]
-    if wanted:
-        sets = [one for one in sets if one["metadata"]["labels"]["berth.dev/vm"] == wanted]
     if len(sets) != 1:
-        raise Unsupported(f"there are {len(sets)} VMs, not one" + (f" called {wanted}" if wanted else "; name one of them"))
+        raise Unsupported(f"there are {len(sets)} VMs, not one")
     return sets[0]
 
 

@@ -1,6 +1,6 @@
 """The node's half of container/pod: runs the rendered objects of a release, and uses the VM.
 
-    run.py WORK [VM]
+    run.py WORK
 
 WORK is what container/pod has put together: objects.json, seccomp.json, rootfs and image.json, kubelet,
 www/, key, viewer. Root, on a machine with KVM, in namespaces of mounts and network that are nobody
@@ -106,7 +106,7 @@ class Running:
     def kill(self):
         """Ends it at once, if it still runs."""
         if self.status() is None:
-            subprocess.run(["crun", "delete", "--force", self.container.id], check=False)
+            subprocess.run(["crun", "delete", "--force", self.container.id], capture_output=True, check=False)
             self._runner.wait()
 
 
@@ -300,6 +300,17 @@ def use_ssh(vm, guest):
         raise Failed("SSH has not reached the guest, or not from where it was")
 
 
+def use_commands(vm):
+    """What `kubectl exec POD -- berth status` does."""
+    good, said = vm.running.execute(["berth", "status", "-o", "json"], PATIENCE_SECONDS)
+    if not good:
+        raise Failed(f"berth status: {said}")
+    status = json.loads(said)
+    say(f"berth status: {status['name']} is {status['state']}")
+    if not vm.running.says("control socket /run/berth/"):
+        raise Failed("the control socket is not in /run/berth")
+
+
 def use_screen(vm, secret):
     """VNC lets in who knows the Secret's password, and nobody else; also when the Secret changes."""
     node, pictures = vm.node, vm.node.place / "pictures"
@@ -325,9 +336,9 @@ def mount_image(file, root):
     return root
 
 
-def main(work, wanted=None):
+def main(work):
     objects = json.loads((work / "objects.json").read_text())
-    thing = bundle.only_vm(objects, wanted)
+    thing = bundle.only_vm(objects)
     place = pathlib.Path("/scratch/node") if os.path.ismount("/scratch") else work / "node"
     for directory in (place, place / "claims", PLUGINS):
         directory.mkdir(parents=True, exist_ok=True)
@@ -363,6 +374,7 @@ def story(node, thing):
     say(f"the guest: {guest}")
     if guest["boots"] != "1":
         raise Failed("a new disk has booted before")
+    use_commands(vm)
     use_ssh(vm, guest)
     helm_test(node)
     name = thing["metadata"]["name"]
@@ -391,7 +403,7 @@ def story(node, thing):
 
 if __name__ == "__main__":
     try:
-        main(pathlib.Path(sys.argv[1]), *sys.argv[2:])
+        main(pathlib.Path(sys.argv[1]))
     except (Failed, Unsupported) as error:
         say(f"FAILED: {error}")
         sys.exit(1)
