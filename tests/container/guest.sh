@@ -32,11 +32,16 @@ cat >/tmp/configure <<'SCRIPT'
 #!/bin/sh
 [ "$1" = bound ] || exit 0
 ip address add $ip/$mask dev $interface
-ip route add default via $router
+# A router that is on no network is told by these (RFC 3442), which then are all there are.
+set -- ${staticroutes:-0.0.0.0/0 $router}
+while [ "$1" ]; do
+    if [ $2 = 0.0.0.0 ]; then ip route add $1 dev $interface; else ip route add $1 via $2; fi
+    shift 2
+done
 SCRIPT
 chmod 755 /tmp/configure
 ip link set $nic up
-udhcpc -i $nic -s /tmp/configure -q -n -t 20 -T 3 || exit 5
+udhcpc -i $nic -s /tmp/configure -q -n -t 20 -T 3 -O staticroutes || exit 5
 
 ln -s /disk/lib64 /lib64
 ln -s /disk/dropbear /etc/dropbear
