@@ -85,8 +85,7 @@ class Pod:
             self.restart_policy = fields.expect("restartPolicy", "Always", "Never") or "Always"
             self.grace_seconds = fields.take("terminationGracePeriodSeconds", int, 30)
             self._security(fields.below("securityContext", {}))
-            volumes = list(fields.each("volumes"))
-            self.volumes = Volumes(volumes, find, sandbox.namespace, place / "volumes", claims, self._group)
+            self.volumes = Volumes(fields.each("volumes"), find, place / "volumes", claims, self._group)
             inits, mains = list(fields.each("initContainers")), list(fields.each("containers"))
         resources = [Resources.of(each.below("resources", {})) for each in inits + mains]
         scores = oom_score_adj(resources)

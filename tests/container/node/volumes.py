@@ -60,12 +60,11 @@ def give(top, group, writable):
 class Volumes:
     """The volumes of one pod. `claims` is where those live that outlive it."""
 
-    def __init__(self, fields_list, find, namespace, place, claims, group):
-        self._find, self._namespace, self._claims, self._group = find, namespace, claims, group
-        self._place = place
+    def __init__(self, wanted, find, place, claims, group):
+        self._find, self._place, self._claims, self._group = find, place, claims, group
         self._mounted = []
-        self.paths, self._read_only = {}, set()
-        for fields in fields_list:
+        self.paths = {}
+        for fields in wanted:
             with fields:
                 name = fields.take("name", str)
                 kinds = fields.keys()
