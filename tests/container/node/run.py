@@ -198,7 +198,7 @@ def ssh(node, address, command):
 
 def view(node, address, password, picture):
     """A VNC client takes a picture, from outside the node: whether it was let in, and what it said."""
-    command = [node.work / "viewer", "-s", f"{address}::5900", "-p", password, "--timeout=240", "capture", picture]
+    command = [node.work / "viewer", "-s", f"{address}::5900", "-p", password, f"--timeout={PATIENCE_SECONDS - 60}", "capture", picture]
     done = network.outside(*command, timeout=PATIENCE_SECONDS, check=False)
     said = (done.stdout + done.stderr).strip()
     if done.returncode or not picture.exists():
