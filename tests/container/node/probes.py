@@ -115,7 +115,9 @@ class Prober:
             began = time.monotonic()
             try:
                 good, answer = probe.look()
-            except (OSError, http.client.HTTPException, subprocess.TimeoutExpired) as error:
+            except subprocess.TimeoutExpired:
+                good, answer = False, "timed out"
+            except (OSError, http.client.HTTPException) as error:
                 good, answer = False, str(error) or type(error).__name__
             if self._end.is_set():
                 return
