@@ -2,7 +2,7 @@
 #
 # machine.sh - what this machine has, and where a command finds KVM.
 #
-# Sourced by run, demo, chart/run and bench/run, which define die and say, and set clone (this
+# Sourced by run, demo, chart/run, container/* and bench/run, which define die and say, and set clone (this
 # clone's directory), target (cargo's) and logs (a directory in it).
 
 have() { command -v "$1" >/dev/null 2>&1; }

@@ -3,8 +3,9 @@
 {{- define "berth.mounts" -}}
 - name: image
   mountPath: /image
+{{- /* Not /run/berth: a volume belongs to root, and is open to all. Berth makes a directory of its own. */}}
 - name: run
-  mountPath: /run/berth
+  mountPath: /run
 - name: tmp
   mountPath: /tmp
 {{- if include "berth.cached" . }}

@@ -31,7 +31,8 @@ TABLE = [
         "Secret/berth-vm.cloudconfig": ABSENT, f"{POD} volumes cloudconfig": ABSENT, f"{POD} initContainers": ABSENT,
         "PersistentVolumeClaim/berth-vm metadata annotations": {"helm.sh/resource-policy": "keep"},
         "PersistentVolumeClaim/berth-vm spec storageClassName": ABSENT,
-        f"{POD} volumes image persistentVolumeClaim": {"claimName": "berth-vm"}, f"{VM} volumeMounts image mountPath": "/image"}),
+        f"{POD} volumes image persistentVolumeClaim": {"claimName": "berth-vm"}, f"{VM} volumeMounts image mountPath": "/image",
+        f"{VM} volumeMounts run mountPath": "/run"}),
     ("access mode of an older cluster", "", ["--kube-version", "1.28.9"], {
         "PersistentVolumeClaim/berth-vm spec accessModes": ["ReadWriteOnce"]}),
     ("access mode of a newer cluster", "", ["--kube-version", "v1.29.0"], {

@@ -2,14 +2,19 @@
 // the API and gRPC's own of Go: what a Rust test that shares the plugin's messages cannot judge.
 //
 //	kubelet DIRECTORY COUNT
+//	kubelet allocate DIRECTORY RESOURCE=NUMBER...
 //
 // It empties DIRECTORY, serves kubelet.sock there, and lets COUNT plugins register; calls everything
 // each of them has; restarts, as a kubelet does, and has it all again. The status is 1 if a plugin
 // does anything that Kubernetes would not take.
+//
+// With allocate it lives once, until it has as many devices of each resource as are asked for, and
+// writes what Allocate has answered as JSON: a map from the resource to the answer for its container.
 package main
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"log"
 	"net"
@@ -17,6 +22,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"google.golang.org/grpc"
@@ -28,9 +34,13 @@ import (
 
 const patience = 2 * time.Minute
 
+// visit is what is done with a plugin that has registered.
+type visit func(resource string, options *api.DevicePluginOptions, plugin api.DevicePluginClient) error
+
 type registration struct {
 	api.UnimplementedRegistrationServer
 	directory string
+	visit     visit
 	plugins   chan error
 }
 
@@ -53,7 +63,7 @@ func (r *registration) Register(ctx context.Context, request *api.RegisterReques
 	if err != nil {
 		return nil, err
 	}
-	go func() { r.plugins <- use(request.ResourceName, options, plugin) }()
+	go func() { r.plugins <- r.visit(request.ResourceName, options, plugin) }()
 	return &api.Empty{}, nil
 }
 
@@ -75,7 +85,7 @@ func use(resource string, options *api.DevicePluginOptions, plugin api.DevicePlu
 		}
 	}
 	if len(list.Devices) > 0 && list.Devices[0].Health == api.Healthy {
-		answer, err := plugin.Allocate(ctx, allocation(list.Devices[0].ID))
+		answer, err := plugin.Allocate(ctx, allocation([]string{list.Devices[0].ID}))
 		if err != nil {
 			return err
 		}
@@ -86,7 +96,7 @@ func use(resource string, options *api.DevicePluginOptions, plugin api.DevicePlu
 			}
 		}
 	}
-	if _, err := plugin.Allocate(ctx, allocation("none such")); status.Code(err) != codes.NotFound {
+	if _, err := plugin.Allocate(ctx, allocation([]string{"none such"})); status.Code(err) != codes.NotFound {
 		return fmt.Errorf("%s: an unknown device: %v", resource, err)
 	}
 	wanted := api.ContainerPreferredAllocationRequest{
@@ -105,13 +115,94 @@ func use(resource string, options *api.DevicePluginOptions, plugin api.DevicePlu
 	return err
 }
 
-func allocation(id string) *api.AllocateRequest {
-	container := api.ContainerAllocateRequest{DevicesIds: []string{id}}
+func allocation(ids []string) *api.AllocateRequest {
+	container := api.ContainerAllocateRequest{DevicesIds: ids}
 	return &api.AllocateRequest{ContainerRequests: []*api.ContainerAllocateRequest{&container}}
 }
 
-// live is one life of a kubelet.
-func live(directory string, count int) error {
+// allocate takes devices as a kubelet does for a container that asks for count of them.
+func allocate(
+	resource string, count int, options *api.DevicePluginOptions, plugin api.DevicePluginClient,
+) (*api.ContainerAllocateResponse, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	lists, err := plugin.ListAndWatch(ctx, &api.Empty{})
+	if err != nil {
+		return nil, err
+	}
+	var ids []string
+	for len(ids) < count {
+		list, err := lists.Recv()
+		if err != nil {
+			return nil, fmt.Errorf("%s: %d devices are healthy, not %d: %w", resource, len(ids), count, err)
+		}
+		ids = nil
+		for _, device := range list.Devices {
+			if device.Health == api.Healthy {
+				ids = append(ids, device.ID)
+			}
+		}
+		log.Printf("%s: %d devices, %d healthy", resource, len(list.Devices), len(ids))
+	}
+	if options.GetPreferredAllocationAvailable {
+		wanted := api.ContainerPreferredAllocationRequest{AvailableDeviceIDs: ids, AllocationSize: int32(count)}
+		preferred, err := plugin.GetPreferredAllocation(ctx, &api.PreferredAllocationRequest{
+			ContainerRequests: []*api.ContainerPreferredAllocationRequest{&wanted},
+		})
+		if err != nil {
+			return nil, err
+		}
+		ids = preferred.ContainerResponses[0].DeviceIDs
+	}
+	answer, err := plugin.Allocate(ctx, allocation(ids[:count]))
+	if err != nil {
+		return nil, err
+	}
+	if options.PreStartRequired {
+		if _, err := plugin.PreStartContainer(ctx, &api.PreStartContainerRequest{DevicesIds: ids[:count]}); err != nil {
+			return nil, err
+		}
+	}
+	return answer.ContainerResponses[0], nil
+}
+
+// allocateAll lives until every resource that is wanted has been allocated.
+func allocateAll(directory string, wanted []string) error {
+	counts := map[string]int{}
+	for _, want := range wanted {
+		resource, number, _ := strings.Cut(want, "=")
+		count, err := strconv.Atoi(number)
+		if err != nil || count < 1 {
+			return fmt.Errorf("%s: not RESOURCE=NUMBER", want)
+		}
+		counts[resource] = count
+	}
+	var mutex sync.Mutex
+	answers := map[string]*api.ContainerAllocateResponse{}
+	visit := func(resource string, options *api.DevicePluginOptions, plugin api.DevicePluginClient) error {
+		count := counts[resource]
+		if count == 0 {
+			return nil
+		}
+		answer, err := allocate(resource, count, options, plugin)
+		mutex.Lock()
+		defer mutex.Unlock()
+		answers[resource] = answer
+		return err
+	}
+	done := func() bool {
+		mutex.Lock()
+		defer mutex.Unlock()
+		return len(answers) == len(counts)
+	}
+	if err := live(directory, visit, done); err != nil {
+		return err
+	}
+	return json.NewEncoder(os.Stdout).Encode(answers)
+}
+
+// live is one life of a kubelet; it ends when done says so, which is asked after each visit.
+func live(directory string, visit visit, done func() bool) error {
 	files, err := os.ReadDir(directory)
 	if err != nil {
 		return err
@@ -129,20 +220,20 @@ func live(directory string, count int) error {
 	server := grpc.NewServer()
 	defer server.Stop()
 	plugins := make(chan error, 64)
-	api.RegisterRegistrationServer(server, &registration{directory: directory, plugins: plugins})
+	api.RegisterRegistrationServer(server, &registration{directory: directory, visit: visit, plugins: plugins})
 	go func() {
 		if err := server.Serve(listener); err != nil {
 			log.Print(err)
 		}
 	}()
-	for ; count > 0; count-- {
+	for registered := 0; !done(); registered++ {
 		select {
 		case err := <-plugins:
 			if err != nil {
 				return err
 			}
 		case <-time.After(patience):
-			return fmt.Errorf("%d plugins have not registered", count)
+			return fmt.Errorf("only %d plugins have registered", registered)
 		}
 	}
 	return nil
@@ -150,10 +241,17 @@ func live(directory string, count int) error {
 
 func main() {
 	log.SetFlags(0)
+	if os.Args[1] == "allocate" {
+		if err := allocateAll(os.Args[2], os.Args[3:]); err != nil {
+			log.Fatal(err)
+		}
+		return
+	}
 	count, err := strconv.Atoi(os.Args[2])
 	for round := 1; err == nil && round <= 2; round++ {
 		log.Printf("kubelet, life %d", round)
-		err = live(os.Args[1], count)
+		left := count + 1
+		err = live(os.Args[1], use, func() bool { left--; return left == 0 })
 	}
 	if err != nil {
 		log.Fatal(err)
