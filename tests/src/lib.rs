@@ -36,7 +36,7 @@ pub use cloud_image::CloudImage;
 pub use confinement::confined_threads;
 pub use disk_image::{Checked, DiskImage};
 pub use namespace::Namespace;
-pub use picture::{ALPHABET, Glyphs, Picture};
+pub use picture::{ALPHABET, Area, Glyphs, Picture};
 pub use place::{berth_program, guest_file, has_program, scratch};
 pub use pod::{Families, Pod, Shape};
 pub use small_guest::{Kernel, SmallGuest};

@@ -3,7 +3,7 @@
 //! Fonts are the guest's affair, so nothing is known of them: the guest prints [`ALPHABET`], and
 //! [`Glyphs::learn`] takes its characters from the picture of it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io::Cursor;
 
 /// What a guest prints for [`Glyphs::learn`]: two lines with every character of ASCII.
@@ -18,7 +18,21 @@ const CELL: (usize, usize) = (8, 16);
 /// A character's cell, a byte for each row of pixels.
 type Shape = [u8; CELL.1];
 
+/// A part of a picture, in pixels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Area {
+    /// Its first column.
+    pub x: usize,
+    /// Its first row.
+    pub y: usize,
+    /// Pixels a row.
+    pub width: usize,
+    /// Rows.
+    pub height: usize,
+}
+
 /// A picture.
+#[derive(PartialEq, Eq)]
 pub struct Picture {
     /// Pixels a row.
     pub width: usize,
@@ -52,6 +66,47 @@ impl Picture {
         self.pixels[y * self.width + x]
     }
 
+    /// A part of it.
+    ///
+    /// # Panics
+    /// If it reaches out of the picture.
+    pub fn part(&self, area: Area) -> Self {
+        let Area { x, y, width, height } = area;
+        let rows = (y..y + height).map(|row| row * self.width);
+        let pixels = rows.flat_map(|row| &self.pixels[row + x..row + x + width]).copied().collect();
+        Self { width, height, pixels }
+    }
+
+    /// The least area that holds all pixels of a colour.
+    pub fn area_of(&self, colour: [u8; 3]) -> Option<Area> {
+        self.area_where(|pixel| pixel == colour)
+    }
+
+    /// The least area that holds all pixels of other colours.
+    pub fn area_without(&self, colour: [u8; 3]) -> Option<Area> {
+        self.area_where(|pixel| pixel != colour)
+    }
+
+    fn area_where(&self, is: impl Fn([u8; 3]) -> bool) -> Option<Area> {
+        let found = (0..self.pixels.len()).filter(|at| is(self.pixels[*at]));
+        let sides = found.fold(None, |sides, at| {
+            let (x, y) = (at % self.width, at / self.width);
+            let (left, top, right, bottom) = sides.unwrap_or((x, y, x, y));
+            Some((left.min(x), top.min(y), right.max(x), bottom.max(y)))
+        });
+        sides.map(|(x, y, right, bottom)| Area {
+            x,
+            y,
+            width: right + 1 - x,
+            height: bottom + 1 - y,
+        })
+    }
+
+    /// Its colours.
+    pub fn colours(&self) -> HashSet<[u8; 3]> {
+        self.pixels.iter().copied().collect()
+    }
+
     /// True when all pixels have one colour.
     pub fn is_plain(&self) -> bool {
         self.pixels.iter().all(|pixel| *pixel == self.pixels[0])
@@ -82,8 +137,17 @@ impl Picture {
 pub struct Glyphs(HashMap<Shape, char>);
 
 impl Glyphs {
-    /// Takes them from a picture with [`ALPHABET`] in the lines from `row` on.
-    pub fn learn(picture: &Picture, row: usize) -> Self {
+    /// Takes them from the lines of a picture that have [`ALPHABET`], if any do. Whatever the
+    /// font, no two of its characters look the same; of any other two lines some do.
+    pub fn learn(picture: &Picture) -> Option<Self> {
+        let is_wide_enough = picture.width >= ALPHABET[0].len() * CELL.0;
+        let rows = if is_wide_enough { picture.height / CELL.1 } else { 0 };
+        (1..rows)
+            .map(|row| Self::from_rows(picture, row - 1))
+            .find(|glyphs| glyphs.0.len() == ALPHABET.iter().map(|line| line.len()).sum::<usize>())
+    }
+
+    fn from_rows(picture: &Picture, row: usize) -> Self {
         let mut glyphs = HashMap::new();
         for (line, y) in ALPHABET.iter().zip(row..) {
             for (character, x) in line.chars().zip(0..) {
@@ -91,15 +155,5 @@ impl Glyphs {
             }
         }
         Self(glyphs)
-    }
-
-    /// How many there are that differ.
-    pub fn len(&self) -> usize {
-        self.0.len()
-    }
-
-    /// True when there are none.
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
     }
 }

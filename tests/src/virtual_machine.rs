@@ -55,6 +55,11 @@ impl VirtualMachine {
         self.child.id()
     }
 
+    /// How long each wait for it may take.
+    pub fn patience(&self) -> Duration {
+        self.patience
+    }
+
     /// Waits until the console says `text`, after what earlier calls waited for. Time since the
     /// start of the process.
     ///

@@ -7,9 +7,7 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use crate::{ALPHABET, Berth, Glyphs, Picture, SmallGuest, VirtualMachine};
-
-const PATIENCE: Duration = Duration::from_secs(300);
+use crate::{Berth, Glyphs, Picture, SmallGuest, VirtualMachine};
 
 /// A running guest, and the way to its pictures.
 pub struct Watched {
@@ -48,30 +46,30 @@ impl Watched {
             taken.stderr,
             self.machine.describe("no picture")
         );
-        keep(&file);
+        self.keep("last");
         Picture::from_png(&fs::read(&file).expect("a picture"))
     }
 
-    /// Learns the characters that are shown from `row` on.
+    /// Keeps the last picture for people to look at, where `BERTH_TEST_PICTURES` says.
+    pub fn keep(&self, name: &str) {
+        if let Some(to) = std::env::var_os("BERTH_TEST_PICTURES") {
+            let test = std::thread::current().name().unwrap_or("main").to_owned();
+            let to = Path::new(&to).join(format!("{test}-{name}.png"));
+            let _ = fs::copy(self.directory.path().join("picture.png"), to);
+        }
+    }
+
+    /// Waits for the alphabet, and learns the characters.
     ///
     /// # Panics
-    /// If they are not shown in time.
-    pub fn learn(&self, row: usize) -> Glyphs {
-        let start = Instant::now();
-        loop {
-            let glyphs = Glyphs::learn(&self.picture(), row);
-            // Whatever the font: no two characters look the same.
-            if glyphs.len() == ALPHABET.concat().len() {
-                return glyphs;
-            }
-            let found = glyphs.len();
-            assert!(
-                start.elapsed() < PATIENCE,
-                "{}",
-                self.machine.describe(&format!("{found} characters"))
-            );
-            sleep(Duration::from_millis(500));
-        }
+    /// If it is not shown in time.
+    pub fn learn(&self) -> Glyphs {
+        let mut glyphs = None;
+        self.until("every character", |picture| {
+            glyphs = Glyphs::learn(picture);
+            glyphs.is_some()
+        });
+        glyphs.expect("until it is some")
     }
 
     /// Waits until a line on the screen is `text`.
@@ -79,43 +77,25 @@ impl Watched {
     /// # Panics
     /// If none ever is.
     pub fn shows(&self, glyphs: &Glyphs, text: &str) {
-        let start = Instant::now();
-        loop {
-            let lines = self.picture().text(glyphs);
-            if lines.iter().any(|line| line == text) {
-                return;
-            }
-            let said = || format!("{text:?} is not on the screen:\n{}", lines.join("\n"));
-            assert!(start.elapsed() < PATIENCE, "{}", self.machine.describe(&said()));
-            sleep(Duration::from_millis(500));
-        }
+        self.until(&format!("the line {text:?}"), |picture| {
+            picture.text(glyphs).iter().any(|line| line == text)
+        });
     }
 
     /// Waits for a picture of which something is true.
     ///
     /// # Panics
     /// If it never is.
-    pub fn until(&self, what: &str, is: impl Fn(&Picture) -> bool) -> Picture {
+    pub fn until(&self, what: &str, mut is: impl FnMut(&Picture) -> bool) -> Picture {
         let start = Instant::now();
         loop {
             let picture = self.picture();
             if is(&picture) {
                 return picture;
             }
-            assert!(
-                start.elapsed() < PATIENCE,
-                "{}",
-                self.machine.describe(&format!("never: {what}"))
-            );
+            let in_time = start.elapsed() < self.machine.patience();
+            assert!(in_time, "{}", self.machine.describe(&format!("never: {what}")));
             sleep(Duration::from_millis(500));
         }
-    }
-}
-
-/// Keeps a picture for people to look at, where `BERTH_TEST_PICTURES` says.
-fn keep(file: &Path) {
-    if let Some(to) = std::env::var_os("BERTH_TEST_PICTURES") {
-        let name = std::thread::current().name().unwrap_or("main").to_owned();
-        let _ = fs::copy(file, Path::new(&to).join(format!("{name}.png")));
     }
 }

@@ -63,7 +63,7 @@ fn a_console_is_seen_and_used() {
     let guest = SmallGuest::running(&job).kernel(Kernel::BzImage);
     let mut watched = Watched::start(guest);
     watched.machine.wait_for("@@ ready");
-    let glyphs = watched.learn(0);
+    let glyphs = watched.learn();
     let picture = watched.picture();
     assert_eq!((picture.width, picture.height), (1024, 768));
 
@@ -172,7 +172,7 @@ fn a_guest_without_a_display_has_its_serial_console_shown() {
     watched.machine.wait_for("@@ ready");
     watched.machine.send("go\n");
     watched.machine.wait_for("@@ printed");
-    let glyphs = watched.learn(0);
+    let glyphs = watched.learn();
     watched.shows(&glyphs, "@@ printed");
     let picture = watched.picture();
     assert_eq!((picture.width, picture.height), (640, 400));

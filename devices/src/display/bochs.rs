@@ -50,6 +50,16 @@ pub const DISPI_PORTS_LEN: u64 = 4;
 const DISPI_INDEX: u64 = 0;
 const DISPI_DATA: [u64; 2] = [1, 2];
 
+/// How a DISPI register is reached. A mode that is switched on by port clears what it shows, as the
+/// interface has it. One that is switched on through BAR 2 does not: drivers that know it keep
+/// pictures anywhere in video memory. Linux's (bochs-drm in 6.1) does not ask for them to be kept all
+/// the same, and a part of what X had painted for a mode before setting it was black.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Ports,
+    Bar,
+}
+
 /// What is shown where a mode is not modelled.
 const UNKNOWN_MODE_SIZE: (u32, u32) = (640, 480);
 static ZEROES: [u8; 1 << 16] = [0; 1 << 16];
@@ -162,10 +172,10 @@ impl Adapter {
         self.registers.lock().expect("the registers' lock is never held in a panic")
     }
 
-    fn write_dispi(&self, index: u16, value: u16) {
+    fn write_dispi(&self, index: u16, value: u16, way: Way) {
         let mut registers = self.lock();
         registers.driven |= index == dispi::ENABLE && value & dispi::ENABLED != 0;
-        if registers.dispi.write(index, value) {
+        if registers.dispi.write(index, value) && way == Way::Ports {
             self.clear(&registers);
         }
     }
@@ -216,7 +226,7 @@ impl Adapter {
             }
             (BAR_DISPI..BAR_EXTENSION, &[low, high]) if offset.is_multiple_of(2) => {
                 let index = ((offset - BAR_DISPI) / 2) as u16;
-                self.write_dispi(index, u16::from_le_bytes([low, high]));
+                self.write_dispi(index, u16::from_le_bytes([low, high]), Way::Bar);
             }
             _ => {}
         }
@@ -387,7 +397,7 @@ impl Region for DispiPorts {
             self.0.lock().dispi_index = value;
         } else if DISPI_DATA.contains(&offset) {
             let index = self.0.lock().dispi_index;
-            self.0.write_dispi(index, value);
+            self.0.write_dispi(index, value, Way::Ports);
         }
         Effect::None
     }

@@ -175,6 +175,26 @@ fn panning_shows_another_part() {
 }
 
 #[test]
+fn a_mode_set_by_port_is_blank_and_one_set_by_a_driver_is_as_it_was_painted() {
+    let mut rig = Rig::new();
+    rig.adapter.watch(true);
+    let last = 4 * (1920 * 1080 - 1);
+    rig.store(last, &[7; 4]);
+    let by_bar = |rig: &Rig, index: u64, value: u16| {
+        let _ = rig.adapter.write_bar(2, 0x500 + 2 * index, &value.to_le_bytes());
+    };
+    // As bochs-drm does it.
+    for (index, value) in [(4, 0), (3, 32), (1, 1920), (2, 1080), (8, 0), (9, 0), (4, 0x41)] {
+        by_bar(&rig, index, value);
+    }
+    rig.paint();
+    assert_eq!(rig.picture.row(1079)[1919], 0x07_0707);
+    rig.mode(1920, 1080, 32);
+    rig.paint();
+    assert_eq!(rig.picture.row(1079)[1919], 0);
+}
+
+#[test]
 fn text_is_shown_while_no_mode_is_on() {
     let mut rig = Rig::new();
     rig.adapter.watch(true);
