@@ -17,6 +17,7 @@ mod calls;
 pub mod capabilities;
 pub mod files;
 mod filters;
+mod heap;
 mod report;
 mod requests;
 mod threads;
@@ -77,6 +78,7 @@ pub fn begin(mode: Enforcement, form: LogForm) -> Result<(), SandboxError> {
         return Ok(());
     }
     prctl::set_no_new_privs().map_err(|error| refused("to set no_new_privs")(&error))?;
+    heap::settle();
     report::listen(form).map_err(|error| refused("a handler for SIGSYS")(&error))?;
     let threads = Arc::new(Threads::new(filters::compile_all(mode)?));
     // A kernel or a runtime that has none is told of now, not by a thread that cannot go on.

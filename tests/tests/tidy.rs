@@ -21,6 +21,7 @@ const UNSAFE_FILES: &[&str] = &[
     "devices/src/net/vhost.rs",
     "launcher/src/balloon/program.rs",
     "launcher/src/net/link.rs",
+    "launcher/src/sandbox/heap.rs",
     "launcher/src/sandbox/report.rs",
     "vmm/src/kvm/",
     "vmm/src/memory.rs",
