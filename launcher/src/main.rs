@@ -40,6 +40,7 @@ mod shutdown;
 mod signals;
 mod terminal;
 mod units;
+mod unix_socket;
 mod vnc;
 
 use std::io::{self, stdout};
