@@ -44,9 +44,9 @@ impl<T: Send + 'static> Worker<T> {
         let stop = Event::new()?;
         let seen = stop.clone();
         let thread = thread::start_with(name, make, move |made| {
-            let report = OnPanic(Some(panicked));
+            let mut report = OnPanic(Some(panicked));
             let result = body(made, &seen);
-            std::mem::forget(report);
+            report.0 = None;
             result
         })?;
         Ok(Worker { stop, thread: Some(thread) })
@@ -78,11 +78,10 @@ struct OnPanic<F: FnOnce()>(Option<F>);
 
 impl<F: FnOnce()> Drop for OnPanic<F> {
     fn drop(&mut self) {
+        let Some(report) = self.0.take() else { return };
         let name = std::thread::current().name().unwrap_or_default().to_owned();
         log::error!("thread {name} panicked");
-        if let Some(report) = self.0.take() {
-            report();
-        }
+        report();
     }
 }
 
@@ -106,6 +105,15 @@ mod tests {
         )
         .unwrap();
         assert_eq!(worker.join().unwrap().as_deref(), Some("test"));
+    }
+
+    #[test]
+    fn what_it_would_have_reported_to_is_let_go() {
+        let held = std::sync::Arc::new(());
+        let share = held.clone();
+        let worker = Worker::spawn("test", move || drop(share), |_| ()).unwrap();
+        assert!(worker.join().is_some());
+        assert_eq!(std::sync::Arc::strong_count(&held), 1);
     }
 
     #[test]

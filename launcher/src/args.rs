@@ -164,6 +164,11 @@ pub struct Settings {
     /// [default: on]
     #[arg(long, value_name = "WHETHER", help_heading = MACHINE)]
     pub balloon: Option<String>,
+    /// Sockets between this host's programs and the guest's: PATH[,cid=N]. A program connects to the
+    /// Unix socket PATH and writes CONNECT PORT; the guest's connections to port N of the host lead to
+    /// the Unix socket PATH_N. cid is the guest's context id [env: BERTH_VSOCK] [default: none; cid=3]
+    #[arg(long, value_name = "SOCKET", help_heading = MACHINE)]
+    pub vsock: Option<String>,
     /// Name of the machine: names the overlay and the identity file, and is the guest's host name
     /// [env: HOSTNAME] [default: this host's name]
     #[arg(long, value_name = "NAME", help_heading = MACHINE)]
@@ -363,6 +368,7 @@ fields! {
     CPUS, cpus, "cpus", "IMG_VCPU";
     MEMORY, memory, "memory", "IMG_RAM_MB";
     BALLOON, balloon, "balloon", "BERTH_BALLOON";
+    VSOCK, vsock, "vsock", "BERTH_VSOCK";
     NAME, name, "name", "HOSTNAME";
     GENERATION_ID, generation_id, "generation-id", "BERTH_GENERATION_ID";
     BOOT_WAY, boot, "boot", "BOOT";

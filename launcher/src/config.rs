@@ -14,6 +14,7 @@ mod serials;
 mod source;
 mod value;
 mod volumes;
+mod vsock;
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileTypeExt;
@@ -41,6 +42,7 @@ pub use value::{
     Digest, Format, digest as parse_digest, format as parse_format, mac as parse_mac,
     machine_name as parse_machine_name, show_mac,
 };
+pub use vsock::Vsock;
 
 const MIB: u64 = 1 << 20;
 const DEFAULT_CPUS: u32 = 1;
@@ -111,6 +113,8 @@ pub struct Plan {
     pub memory_bytes: u64,
     /// How the guest gives memory back; `None`: not at all.
     pub balloon: Option<BalloonConfig>,
+    /// Sockets between host and guest.
+    pub vsock: Option<Vsock>,
     /// Of which generation the root disk is.
     pub generation: Wish,
     /// The root disk.
@@ -268,11 +272,13 @@ pub fn plan(layers: &Layers, host: &Host) -> Result<Plan, ConfigError> {
     let memory_bytes = memory(layers, host)?;
     let ready = ready::wanted(layers, &network.net, network.dhcp)?;
     let vnc = screen::vnc(layers, host, &network.net, &mut warnings)?;
+    let control = path(layers, args::CONTROL)?;
     Ok(Plan {
         name,
         cpus,
         memory_bytes,
         balloon: balloon::config(layers, host, memory_bytes)?,
+        vsock: vsock::config(layers, control.as_deref())?,
         generation: choice(
             layers,
             args::GENERATION_ID,
@@ -310,7 +316,7 @@ pub fn plan(layers: &Layers, host: &Host) -> Result<Plan, ConfigError> {
             })
         })?,
         ready,
-        control: path(layers, args::CONTROL)?,
+        control,
         web_root: path(layers, args::WEB_ROOT)?.unwrap_or_else(|| host.root.join(WEB_ROOT)),
         termination_log: match layers.get(args::TERMINATION_LOG) {
             Some(given) => Some(PathBuf::from(given.value)),

@@ -13,7 +13,7 @@ use vmm::config::MachineConfig;
 
 use crate::api::auth::{self, Passwords};
 use crate::api::control::{Control as ControlSocket, Served};
-use crate::api::status::{DiskStatus, NicStatus, Status};
+use crate::api::status::{DiskStatus, NicStatus, Status, VsockStatus};
 use crate::api::{Api, Parts, Shutter, place};
 use crate::config::{Plan, show_mac};
 use crate::console::SerialConsole;
@@ -174,6 +174,11 @@ fn api(
             balloon_bytes: None,
             disks,
             nics,
+            vsock: plan.vsock.as_ref().map(|vsock| VsockStatus {
+                path: vsock.path.display().to_string(),
+                cid: vsock.cid,
+                connections: 0,
+            }),
             ready: false,
             readiness: String::new(),
             vnc_viewers: None,

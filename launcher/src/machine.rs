@@ -45,6 +45,25 @@ pub struct Counts {
     pub resident_bytes: Option<u64>,
 }
 
+/// What the sockets between host and guest have done; directions are the guest's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct VsockCounts {
+    /// Connections that are open.
+    pub open: u64,
+    /// Those that the guest has made so far.
+    pub from_guest: u64,
+    /// Those that programs of the host have.
+    pub from_host: u64,
+    /// Those that were asked for and not made.
+    pub refused: u64,
+    /// Bytes to the guest.
+    pub rx_bytes: u64,
+    /// Bytes from it.
+    pub tx_bytes: u64,
+    /// What was not even in the form of a packet.
+    pub malformed: u64,
+}
+
 /// What can be asked of a running machine, from any thread, without waiting.
 pub trait Control: Send + Sync {
     /// Presses the ACPI power button.
@@ -70,6 +89,10 @@ pub trait Control: Send + Sync {
     fn disks(&self) -> Vec<DiskCounts>;
     /// What the rest of it has done. Takes milliseconds for a large machine.
     fn counts(&self) -> Counts;
+    /// What its sockets between host and guest have done, if it has them.
+    fn vsock(&self) -> Option<VsockCounts> {
+        None
+    }
     /// Its balloon, if it has one.
     fn balloon(&self) -> Option<Arc<balloon::Control>> {
         None
@@ -118,6 +141,20 @@ impl Control for MachineHandle {
             resets: self.resets(),
             resident_bytes: self.resident_bytes().ok(),
         }
+    }
+
+    fn vsock(&self) -> Option<VsockCounts> {
+        let vsock = MachineHandle::vsock(self)?;
+        let counters = &vsock.counters;
+        Some(VsockCounts {
+            open: counters.open(),
+            from_guest: counters.from_guest.get(),
+            from_host: counters.from_host.get(),
+            refused: counters.refused.get(),
+            rx_bytes: counters.rx_bytes.get(),
+            tx_bytes: counters.tx_bytes.get(),
+            malformed: vsock.malformed.load(Ordering::Relaxed),
+        })
     }
 
     fn balloon(&self) -> Option<Arc<balloon::Control>> {

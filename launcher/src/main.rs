@@ -1,8 +1,8 @@
 //! `berth`: runs one virtual machine from a stock cloud image.
 //!
 //! [`args`] holds what was typed, [`config`] makes a plan of it, [`run`] tells the story:
-//! [`image`] and [`config_drive`] prepare the disks, [`net`] the network, [`machine`] is started,
-//! [`console`] and [`terminal`] join it to the user, [`screen`] serves it to viewers through
+//! [`image`] and [`config_drive`] prepare the disks, [`net`] the network, [`vsock`] a socket that leads
+//! to the guest, [`machine`] is started, [`console`] and [`terminal`] join it to the user, [`screen`] serves it to viewers through
 //! [`server`] and [`vnc`], [`balloon`] asks its guest for memory, [`shutdown`] ends it, [`exit`] says how it ended. [`pull`] fetches an image
 //! without running it, [`check`] looks whether one would run. A machine that runs is reached from
 //! outside through [`api`], joined to it by [`interface`], and counted by [`metrics`]; [`client`] is the
@@ -40,7 +40,9 @@ mod shutdown;
 mod signals;
 mod terminal;
 mod units;
+mod unix_socket;
 mod vnc;
+mod vsock;
 
 use std::io::{self, stdout};
 use std::process::ExitCode;

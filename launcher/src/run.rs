@@ -45,6 +45,7 @@ use crate::screen;
 use crate::shutdown::{Action, Shutdown};
 use crate::signals::Signals;
 use crate::terminal::{GREETING, HELP, Input, InputTo, RawMode, Wish};
+use crate::vsock;
 
 /// Serial number of the config drive's disk.
 const DRIVE_SERIAL: &str = "config-2";
@@ -111,7 +112,10 @@ fn logged(layers: &Layers, signals: Signals) -> Result<u8, Failure> {
 fn live(plan: &Plan, console: &Arc<SerialConsole>, signals: Signals) -> Result<Ending, Failure> {
     let error = |error: &(dyn Error + 'static)| Failure::new(error, exit::ERROR);
     let socket = interface::bind(plan)?;
-    let Ready { config, created, mut network, screen } = prepare(plan, console, &signals)?;
+    let vsock = plan.vsock.as_ref().map(vsock::bind).transpose().map_err(|e| error(&e))?;
+    let (vsock, device) = vsock.unzip();
+    let Ready { mut config, created, mut network, screen } = prepare(plan, console, &signals)?;
+    config.vsock = device;
     // Its files are written to, so they are opened before there is a sandbox.
     let pressure = plan.balloon.map(|_| Pressure::open(Path::new("/")));
     let sandbox = confine(plan, socket.as_ref(), network.as_mut(), &created)?;
@@ -150,7 +154,7 @@ fn live(plan: &Plan, console: &Arc<SerialConsole>, signals: Signals) -> Result<E
     drop((shown, balloon));
     drop(watch);
     // As it was found, now that nobody uses it any more.
-    drop(network);
+    drop((network, vsock));
     Ok(ending)
 }
 
@@ -216,6 +220,7 @@ fn prepare(plan: &Plan, console: &Arc<SerialConsole>, signals: &Signals) -> Resu
             height: plan.display.height.into(),
         }),
         balloon: plan.balloon,
+        vsock: None,
         console: console.clone(),
         identity: BoardIdentity {
             uuid: disks.identity.uuid.into_bytes(),

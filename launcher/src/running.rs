@@ -106,6 +106,7 @@ impl Running {
             times: process.map(|process| process.times),
             disks: disks.collect(),
             nics: self.nics(),
+            vsock: self.control.vsock(),
         }
     }
 
@@ -139,6 +140,9 @@ impl Machine for Running {
         if let Some(balloon) = self.control.balloon() {
             status.balloon_target_bytes = Some(balloon.target());
             status.balloon_bytes = Some(balloon.actual());
+        }
+        if let Some((vsock, counts)) = status.vsock.as_mut().zip(self.control.vsock()) {
+            vsock.connections = counts.open;
         }
         status.uptime_s = self.start.at.elapsed().as_secs();
         for (disk, counts) in status.disks.iter_mut().zip(self.control.disks()) {

@@ -1,6 +1,7 @@
 //! What a machine is asked to be: plain data, with the open files and backends it is made of.
 
 use std::fs::File;
+use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -23,6 +24,8 @@ pub struct MachineConfig {
     pub display: Option<DisplayConfig>,
     /// A balloon, by which the guest gives memory back; `None`: a machine without.
     pub balloon: Option<BalloonConfig>,
+    /// Sockets between host and guest; `None`: a machine without.
+    pub vsock: Option<VsockConfig>,
     /// Where COM1's output goes.
     pub console: Arc<dyn Console>,
     /// The machine's identity, shown in SMBIOS.
@@ -63,6 +66,21 @@ pub struct BalloonConfig {
     /// A guest that is out of memory may take back what it gave, rather than kill its processes.
     pub deflate_on_oom: bool,
 }
+
+/// A vsock device, whose host's side is a Unix socket.
+#[derive(Debug)]
+pub struct VsockConfig {
+    /// The guest's context id: from [`CID_MIN`](devices::virtio::vsock::CID_MIN) to
+    /// [`CID_MAX`](devices::virtio::vsock::CID_MAX).
+    pub cid: u32,
+    /// The socket that programs of the host connect to.
+    pub listener: UnixListener,
+    /// Its path. Connections of the guest to port N lead to the socket whose path is this and `_N`.
+    pub path: PathBuf,
+}
+
+/// What a vsock device has done.
+pub use devices::virtio::vsock::Counters as VsockCounters;
 
 /// The most vCPUs a machine may have.
 pub const MAX_CPUS: u32 = 64;

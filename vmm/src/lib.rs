@@ -18,7 +18,7 @@ pub mod memory;
 pub mod smbios;
 
 pub use kvm::exits::{ExitKind, Exits};
-pub use machine::handle::{DiskStatus, MachineHandle, MachineStatus};
+pub use machine::handle::{DiskStatus, MachineHandle, MachineStatus, VsockStatus};
 pub use machine::lifecycle::ExitReason;
 pub use machine::mailbox::Refused;
 pub use machine::pause::Pause;

@@ -152,6 +152,7 @@ fn a_kernel_prints_on_the_screen_and_reads_the_keyboard() {
         nics: Vec::new(),
         display: Some(DisplayConfig { width: 1024, height: 768 }),
         balloon: None,
+        vsock: None,
         console: paper.clone(),
         identity: Identity::default(),
         require_native_kvm: true,

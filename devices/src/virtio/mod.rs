@@ -21,6 +21,7 @@ pub mod service;
 #[cfg(any(test, feature = "testkit"))]
 pub mod testkit;
 pub mod throttle;
+pub mod vsock;
 
 /// Chains may name a table of descriptors elsewhere (VIRTIO 1.3 §6).
 pub const F_INDIRECT_DESC: u64 = 1 << 28;

@@ -4,24 +4,19 @@
 //! [`Control::bind`] comes before the machine, so that what is wrong refuses to start;
 //! [`Control::serve`] after. The socket is there from the one to the drop of what it became.
 
-use std::fs::{self, File};
 use std::io::{self, ErrorKind};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::fs::FileTypeExt;
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use devices::event::{Event, wait_readable};
 use devices::thread::{self, Thread};
 use devices::worker::Worker;
-use nix::sys::socket::{
-    AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen, socket,
-};
-use nix::sys::stat::{Mode, fchmod};
 
 use super::origin::Origin;
 use super::{Api, serve};
+use crate::unix_socket::{BindError, Bound, Name};
 
 /// Connections at once.
 const CONNECTIONS_MAX: usize = 32;
@@ -51,22 +46,7 @@ pub enum ControlError {
 
 /// The socket, bound. It is removed when this is dropped.
 #[derive(Debug)]
-pub struct Control {
-    /// Goes first: what has no listener is stale, and may be another's by the time it is removed.
-    path: Name,
-    listener: UnixListener,
-}
-
-/// The socket's name, removed when this is dropped.
-#[derive(Debug)]
-struct Name(PathBuf);
-
-impl Drop for Name {
-    fn drop(&mut self) {
-        // Whoever has removed it before meant it.
-        let _ = fs::remove_file(&self.0);
-    }
-}
+pub struct Control(Bound);
 
 impl Control {
     /// Binds the socket at `path`. One that nobody answers on is replaced.
@@ -74,36 +54,17 @@ impl Control {
     /// # Errors
     /// [`ControlError`].
     pub fn bind(path: &Path) -> Result<Self, ControlError> {
-        let make = |source: io::Error| ControlError::Make { path: path.to_owned(), source };
-        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-        let directory = File::open(parent.unwrap_or(Path::new("."))).map_err(make)?;
-        // Two that find the same stale socket would replace each other's: one at a time.
-        directory.lock().map_err(make)?;
-        match fs::symlink_metadata(path) {
-            Err(error) if error.kind() == ErrorKind::NotFound => {}
-            Err(error) => return Err(make(error)),
-            Ok(about) if !about.file_type().is_socket() => {
-                return Err(ControlError::NoSocket(path.to_owned()));
-            }
-            Ok(_) => match UnixStream::connect(path) {
-                Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
-                    fs::remove_file(path).map_err(make)?;
-                }
-                // It may answer, or be too busy to, or be another user's.
-                Ok(_) => return Err(ControlError::InUse(path.to_owned())),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    return Err(ControlError::InUse(path.to_owned()));
-                }
-                Err(error) => return Err(make(error)),
-            },
-        }
-        let listener = listener(path).map_err(make)?;
-        Ok(Self { listener, path: Name(path.to_owned()) })
+        let bound = Bound::at(path).map_err(|error| match error {
+            BindError::InUse => ControlError::InUse(path.to_owned()),
+            BindError::NoSocket => ControlError::NoSocket(path.to_owned()),
+            BindError::Make(source) => ControlError::Make { path: path.to_owned(), source },
+        })?;
+        Ok(Self(bound))
     }
 
     /// Where it is.
     pub fn path(&self) -> &Path {
-        &self.path.0
+        self.0.name.path()
     }
 
     /// Serves `api` on it.
@@ -111,18 +72,18 @@ impl Control {
     /// # Errors
     /// No thread could be started.
     pub fn serve(self, api: Arc<Api>) -> io::Result<Served> {
-        let Self { listener, path } = self;
+        let Self(Bound { name, listener }) = self;
         let served = Arc::clone(&api);
         let body = move |stop: &Event| accept(&listener, &served, stop);
         let worker = Worker::spawn("control", || (), body)?;
-        Ok(Served { _path: path, api, _worker: worker })
+        Ok(Served { _name: name, api, _worker: worker })
     }
 }
 
 /// The socket, served. Dropping it closes the whole interface, and waits for its connections here.
 pub struct Served {
     /// Goes first, so that nobody connects who is not served.
-    _path: Name,
+    _name: Name,
     api: Arc<Api>,
     _worker: Worker<()>,
 }
@@ -131,16 +92,6 @@ impl Drop for Served {
     fn drop(&mut self) {
         self.api.close();
     }
-}
-
-/// A listening socket that was never anybody else's: its mode is set before it has a name.
-fn listener(path: &Path) -> io::Result<UnixListener> {
-    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-    let fd: OwnedFd = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
-    fchmod(&fd, Mode::S_IRUSR | Mode::S_IWUSR)?;
-    bind(fd.as_raw_fd(), &UnixAddr::new(path)?)?;
-    listen(&fd, Backlog::new(16)?)?;
-    Ok(UnixListener::from(fd))
 }
 
 /// Accepts until told to stop, then waits for the connections that are left.

@@ -34,6 +34,9 @@ pub struct Status {
     pub disks: Vec<DiskStatus>,
     /// Likewise.
     pub nics: Vec<NicStatus>,
+    /// The sockets between host and guest; `null` where there are none.
+    #[serde(default)]
+    pub vsock: Option<VsockStatus>,
     /// What it has reached on its way up.
     #[serde(default)]
     pub stages: Vec<StageStatus>,
@@ -89,6 +92,17 @@ pub struct NicStatus {
     pub leased: Vec<String>,
 }
 
+/// The sockets between host and guest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VsockStatus {
+    /// Where programs of the host connect.
+    pub path: String,
+    /// The guest's context id.
+    pub cid: u32,
+    /// Connections that are open.
+    pub connections: u64,
+}
+
 impl Status {
     /// For people: one fact a line.
     pub fn to_text(&self) -> String {
@@ -134,6 +148,10 @@ impl Status {
                 let _ = write!(value, ", {address}{leased}");
             }
             line("network", value);
+        }
+        if let Some(VsockStatus { path, cid, connections }) = &self.vsock {
+            let s = if *connections == 1 { "" } else { "s" };
+            line("vsock", format!("{path}, context id {cid}, {connections} connection{s}"));
         }
         if let Some(viewers) = self.vnc_viewers {
             line("viewers", viewers.to_string());
@@ -193,6 +211,7 @@ pub mod tests {
                 addresses: vec!["192.168.254.2".into(), "fd00::2".into()],
                 leased: vec!["192.168.254.2".into()],
             }],
+            vsock: Some(VsockStatus { path: "/run/web-1.vsock".into(), cid: 3, connections: 2 }),
             ready: true,
             readiness: "lease: the guest has 192.168.254.2".into(),
             vnc_viewers: Some(1),
@@ -213,6 +232,7 @@ pub mod tests {
              disk       10 GiB, serial number root\n\
              disk       384 KiB, read-only, serial number config-2\n\
              network    52:54:00:12:34:56, 192.168.254.2 (leased), fd00::2\n\
+             vsock      /run/web-1.vsock, context id 3, 2 connections\n\
              viewers    1\n\
              consoles   0\n\
              version    0.1.0\n"

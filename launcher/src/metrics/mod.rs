@@ -15,7 +15,7 @@ use std::time::Duration;
 use devices::virtio::balloon::{self, Statistics};
 use vmm::ExitKind;
 
-use crate::machine::DiskCounts;
+use crate::machine::{DiskCounts, VsockCounts};
 use crate::nic::NicCounters;
 use crate::ready::Stage;
 use procfs::Times;
@@ -53,6 +53,8 @@ pub struct Sample {
     pub disks: Vec<Disk>,
     /// Likewise.
     pub nics: Vec<Nic>,
+    /// The sockets between host and guest; `None`: there are none.
+    pub vsock: Option<VsockCounts>,
 }
 
 /// What a machine does.

@@ -86,6 +86,15 @@ fn example() -> Sample {
             counters: Some(counters),
             told: Some(told),
         }],
+        vsock: Some(VsockCounts {
+            open: 2,
+            from_guest: 3,
+            from_host: 4,
+            refused: 5,
+            rx_bytes: 6 << 20,
+            tx_bytes: 7 << 20,
+            malformed: 0,
+        }),
     }
 }
 
@@ -277,6 +286,7 @@ fn what_cannot_be_told_is_left_out() {
     (sample.times, sample.vnc_viewers) = (None, None);
     sample.memory = Memory { guest: 1, ..Memory::default() };
     (sample.disks, sample.nics, sample.stages) = (vec![], vec![], vec![]);
+    sample.vsock = None;
     sample.balloon = Some(Balloon::default());
     let page = write(sample);
     lint(&page);
@@ -287,6 +297,7 @@ fn what_cannot_be_told_is_left_out() {
         "disk",
         "network",
         "dhcp",
+        "vsock",
         "stage",
         "_reported_",
         "swap",

@@ -197,6 +197,16 @@ pub const NET: &[Call] = &[
     any(SYS_eventfd2),           // errors of the kernel's
 ];
 
+/// The sockets between host and guest.
+pub const VSOCK: &[Call] = &[
+    one_of(SYS_socket, 0, &[AF_UNIX as u64]), // to a program of the host
+    any(SYS_connect),                         // the same
+    any(SYS_sendto),                          // data
+    any(SYS_recvfrom),                        // data
+    any(SYS_shutdown),                        // the end of one direction
+    any(SYS_accept4),                         // from a program of the host
+];
+
 /// The painter.
 pub const PAINTER: &[Call] = &[ioctl(requests::KVM_DISPLAY)];
 

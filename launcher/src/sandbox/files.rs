@@ -40,6 +40,8 @@ pub struct Files {
     unmade_from: Vec<PathBuf>,
     /// Devices that are opened when the machine starts.
     devices: Vec<PathBuf>,
+    /// Sockets beneath these are connected to.
+    called: Vec<PathBuf>,
     /// TCP ports that are connected to.
     ports: Vec<u16>,
 }
@@ -71,6 +73,10 @@ impl Files {
         files.read.push(PathBuf::from("/sys/fs/cgroup"));
         files.written.extend(plan.termination_log.clone());
         files.removed_from.extend(socket.and_then(Path::parent).map(Path::to_owned));
+        if let Some(directory) = plan.vsock.as_ref().and_then(|vsock| vsock.path.parent()) {
+            files.removed_from.push(directory.to_owned());
+            files.called.push(directory.to_owned());
+        }
         files.unmade_from.extend(created.places().map(Path::to_owned));
         files.devices.push(PathBuf::from(vmm::kvm::DEVICE));
         if let Ready::Tcp(port) = plan.ready {
@@ -89,6 +95,12 @@ impl Files {
     #[cfg(test)]
     pub fn device(&mut self, path: &Path) {
         self.devices.push(path.to_owned());
+    }
+
+    /// Sockets beneath `directory` are connected to.
+    #[cfg(test)]
+    pub fn calling(&mut self, directory: &Path) {
+        self.called.push(directory.to_owned());
     }
 
     /// `path` is read again later, whoever may have replaced it by then.
@@ -136,6 +148,7 @@ impl Files {
         rules = add(rules, &self.read, read)?;
         rules = add(rules, &self.written, write)?;
         rules = add(rules, &self.removed_from, AccessFs::RemoveFile.into())?;
+        rules = add(rules, &self.called, AccessFs::ResolveUnix.into())?;
         if wide {
             rules = add(rules, &self.unmade_from, AccessFs::RemoveFile | AccessFs::RemoveDir)?;
             let device = AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::IoctlDev;
@@ -153,6 +166,13 @@ impl Files {
 pub fn is_enforced() -> bool {
     let wanted = Ruleset::default().set_compatibility(CompatLevel::HardRequirement);
     wanted.handle_access(AccessFs::Execute).is_ok()
+}
+
+/// Whether it also says which sockets are connected to.
+#[cfg(test)]
+pub fn is_enforced_for_sockets() -> bool {
+    let wanted = Ruleset::default().set_compatibility(CompatLevel::HardRequirement);
+    wanted.handle_access(AccessFs::ResolveUnix).is_ok()
 }
 
 /// Adds a rule for each of `paths` that is there.

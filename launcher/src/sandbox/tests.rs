@@ -3,11 +3,13 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
 use devices::serial::Console;
+use devices::virtio::vsock::Sockets;
 use vmm::config::{BootConfig, Identity, MachineConfig};
 use vmm::{ExitReason, Machine};
 
@@ -25,12 +27,13 @@ const FORBIDDEN_CALL: libc::c_long = libc::SYS_getppid;
 const LONGEST: usize = 4096;
 
 /// A name of a thread of each kind that has a filter.
-const NAMES: [(Kind, &str); 12] = [
+const NAMES: [(Kind, &str); 13] = [
     (Kind::Vcpu, "vcpu12"),
     (Kind::Machine, "machine"),
     (Kind::Guestfs, "guestfs"),
     (Kind::Disk, "blk0"),
     (Kind::Net, "net0"),
+    (Kind::Vsock, "vsock"),
     (Kind::Plain, "rng"),
     (Kind::Painter, "screen"),
     (Kind::Listener, "listen"),
@@ -145,6 +148,7 @@ fn in_a_second_process() {
             die_in("signals")
         }
         Some(("threads", count)) => have_threads(count.parse().unwrap()),
+        Some(("call", dir)) => call(Path::new(dir)),
         Some(("machine", kernel)) => run_machine(Path::new(kernel)),
         _ => panic!("{task}"),
     }
@@ -232,6 +236,40 @@ fn files_that_nobody_needs_cannot_be_opened() {
     }
 }
 
+/// Makes the calls of the device's thread: to a socket that may be reached, and to one that may not.
+fn call(dir: &Path) {
+    let sockets = |place: &str| {
+        let path = dir.join(place).join("v");
+        Sockets::new(UnixListener::bind(&path).unwrap(), path).unwrap()
+    };
+    let (may, may_not) = (sockets("may"), sockets("may-not"));
+    let mut files = Files::default();
+    files.calling(&dir.join("may"));
+    Sandbox::enter(&files, None).unwrap();
+    let calls = move || {
+        let nobody = may.accept().unwrap().is_none();
+        (nobody, may.connect(1).is_ok(), may.connect(2).is_ok(), may_not.connect(1).is_ok())
+    };
+    println!("{:?}", devices::thread::start("vsock", calls).unwrap().join().unwrap());
+}
+
+#[test]
+fn the_guest_s_connections_lead_to_sockets_beside_its_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let _listeners = ["may", "may-not"].map(|place| {
+        fs::create_dir(dir.path().join(place)).unwrap();
+        UnixListener::bind(dir.path().join(place).join("v_1")).unwrap()
+    });
+    let (code, out, said) = end_of(second(&format!("call {}", dir.path().display())));
+    assert_eq!(code, Some(0), "{out}{said}");
+    assert!(out.contains("(true, true, false, "), "{out}{said}");
+    if files::is_enforced_for_sockets() {
+        assert!(out.contains("(true, true, false, false)\n"), "{out}");
+    } else {
+        eprintln!("skipped: the Landlock here knows no sockets");
+    }
+}
+
 #[derive(Default)]
 struct Nowhere;
 
@@ -245,6 +283,7 @@ fn run_machine(kernel: &Path) {
     let sandbox = Sandbox::enter(&files, None).unwrap().unwrap();
     let config = MachineConfig {
         balloon: None,
+        vsock: None,
         cpus: 2,
         memory_bytes: 64 << 20,
         boot: BootConfig::Kernel { kernel: kernel.into(), initrd: None, cmdline: "quiet".into() },

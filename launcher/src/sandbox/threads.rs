@@ -35,6 +35,8 @@ pub enum Kind {
     Disk,
     /// An interface's queues.
     Net,
+    /// The sockets between host and guest.
+    Vsock,
     /// What only waits, reads and writes what it was given.
     Plain,
     /// Paints the screen.
@@ -59,12 +61,13 @@ pub enum Kind {
 
 impl Kind {
     /// All of them, in their order.
-    pub const ALL: [Kind; 15] = [
+    pub const ALL: [Kind; 16] = [
         Kind::Vcpu,
         Kind::Machine,
         Kind::Guestfs,
         Kind::Disk,
         Kind::Net,
+        Kind::Vsock,
         Kind::Plain,
         Kind::Painter,
         Kind::Listener,
@@ -85,6 +88,7 @@ impl Kind {
             "guestfs" => Kind::Guestfs,
             "blk" => Kind::Disk,
             "net" | "net-ctrl" => Kind::Net,
+            "vsock" => Kind::Vsock,
             "rng" | "balloon" | "keyboard" | "keyboard-leds" | "tablet" | "tablet-leds" => {
                 Kind::Plain
             }
@@ -108,6 +112,7 @@ impl Kind {
             Kind::Guestfs => &[calls::GUESTFS],
             Kind::Disk => &[calls::DISK],
             Kind::Net => &[calls::NET],
+            Kind::Vsock => &[calls::VSOCK],
             Kind::Plain => &[],
             Kind::Painter => &[calls::PAINTER],
             Kind::Listener => &[calls::LISTENER],

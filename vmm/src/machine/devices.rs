@@ -23,8 +23,9 @@ use devices::virtio::input::{Input, Kind};
 use devices::virtio::net::Net;
 use devices::virtio::pci::VirtioPci;
 use devices::virtio::rng::Rng;
+use devices::virtio::vsock::{Sockets, Vsock};
 
-use super::handle::DiskStatus;
+use super::handle::{DiskStatus, VsockStatus};
 use super::{StartError, layout, resources};
 use crate::config::MachineConfig;
 use crate::kvm::vm::Vm;
@@ -61,6 +62,8 @@ pub struct Attached {
     pub reports: Option<Reports>,
     /// Where there is a balloon.
     pub balloon: Option<Arc<balloon::Control>>,
+    /// Where there are sockets between host and guest.
+    pub vsock: Option<VsockStatus>,
 }
 
 /// Puts every virtio device that `config` asks for on the bus. Disks tell `shortages` when their
@@ -105,6 +108,14 @@ pub fn attach(
         balloon = Some(device.control());
         place(resources::BALLOON, Box::new(device))?;
     }
+    let mut vsock = None;
+    if let Some(asked) = config.vsock {
+        let failed = failed("vsock".into());
+        let sockets = Sockets::new(asked.listener, asked.path).map_err(|e| failed(&e))?;
+        let device = Vsock::new(asked.cid, sockets).map_err(|e| failed(&e))?;
+        vsock = Some(VsockStatus { counters: device.counters(), malformed: device.malformed() });
+        place(resources::VSOCK, Box::new(device))?;
+    }
     for (index, nic) in config.nics.into_iter().enumerate() {
         let failed = failed(format!("network interface {index}"));
         let mut backends: Vec<Box<dyn NetBackend>> = Vec::new();
@@ -135,7 +146,7 @@ pub fn attach(
         backends.push(disk.backend);
     }
     let disks = Disks { backends, statuses: statuses.into() };
-    Ok(Attached { disks, reports, balloon })
+    Ok(Attached { disks, reports, balloon, vsock })
 }
 
 /// The kernel's side of interface `index`. Without it the interface works too, so a kernel that

@@ -9,12 +9,14 @@ use devices::display::Screen;
 use devices::input::InputSink;
 use devices::mem::GuestMemory;
 use devices::serial::SerialPort;
+use devices::tally::Lane;
 use devices::virtio::balloon;
 use devices::virtio::blk::Counters;
 
 use super::lifecycle::Request;
 use super::mailbox::{Mailbox, Refused};
 use super::pause::Pause;
+use crate::config::VsockCounters;
 use crate::kvm::exits::Exits;
 use crate::memory;
 
@@ -29,6 +31,7 @@ pub struct MachineHandle {
     pub(super) resets: Arc<AtomicU64>,
     pub(super) memory: GuestMemory,
     pub(super) balloon: Option<Arc<balloon::Control>>,
+    pub(super) vsock: Option<VsockStatus>,
     pub(super) screen: Option<Arc<dyn Screen>>,
     pub(super) input: Option<Arc<dyn InputSink>>,
 }
@@ -48,6 +51,15 @@ pub struct DiskStatus {
     /// What was done with it so far, errors and pauses included.
     pub counters: Arc<Counters>,
     /// Chains that were refused as malformed.
+    pub malformed: Arc<AtomicU64>,
+}
+
+/// The sockets between host and guest.
+#[derive(Clone, Debug)]
+pub struct VsockStatus {
+    /// What was done with them so far.
+    pub counters: Arc<Lane<VsockCounters>>,
+    /// Chains and packets that were refused as malformed.
     pub malformed: Arc<AtomicU64>,
 }
 
@@ -107,6 +119,11 @@ impl MachineHandle {
     /// The balloon, by which the guest is asked for memory, if the machine has one.
     pub fn balloon(&self) -> Option<Arc<balloon::Control>> {
         self.balloon.clone()
+    }
+
+    /// The sockets between host and guest, if the machine has them.
+    pub fn vsock(&self) -> Option<&VsockStatus> {
+        self.vsock.as_ref()
     }
 
     /// There is room again: disks that wait for some try at once, instead of in a few seconds.

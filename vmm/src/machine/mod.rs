@@ -28,7 +28,7 @@ use ::devices::virtio::balloon;
 use self::board::Board;
 use self::desktop::Desktop;
 use self::devices::{Attached, Disks};
-use self::handle::MachineHandle;
+use self::handle::{MachineHandle, VsockStatus};
 use self::lifecycle::{Action, ExitReason, Happening, decide};
 use self::mailbox::Mailbox;
 use self::pause::{Change, Pause};
@@ -90,6 +90,7 @@ impl Machine {
             resets: parts.resets.clone(),
             memory: parts.memory.clone(),
             balloon: parts.balloon.clone(),
+            vsock: parts.vsock.clone(),
             screen: desktop.map(|desktop| desktop.adapter.clone() as Arc<dyn Screen>),
             input: desktop.map(|desktop| desktop.desk.clone() as Arc<dyn InputSink>),
         };
@@ -138,6 +139,7 @@ struct Parts {
     desktop: Option<Desktop>,
     disks: Disks,
     balloon: Option<Arc<balloon::Control>>,
+    vsock: Option<VsockStatus>,
     shortages: Arc<Shortages>,
     pause: pause::Known,
     memory: GuestMemory,
@@ -169,7 +171,7 @@ impl Parts {
         let mailbox = Arc::new(Mailbox::default());
         let reports = mailbox.clone();
         let shortages = Shortages::new(move || reports.report(Happening::Shortage));
-        let Attached { disks, reports, balloon } =
+        let Attached { disks, reports, balloon, vsock } =
             devices::attach(config, &board.root, &vm, &memory, &shortages)?;
         let desktop = match display.zip(reports) {
             Some((display, reports)) => {
@@ -202,6 +204,7 @@ impl Parts {
             desktop,
             disks,
             balloon,
+            vsock,
             shortages,
             pause: pause::Known::default(),
             memory,

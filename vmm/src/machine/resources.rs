@@ -17,9 +17,11 @@ pub const KEYBOARD: Slot = Slot::device(3);
 pub const TABLET: Slot = Slot::device(4);
 /// The memory balloon.
 pub const BALLOON: Slot = Slot::device(5);
+/// The sockets between host and guest.
+pub const VSOCK: Slot = Slot::device(9);
 /// The LPC bridge.
 pub const LPC: Slot = Slot::device(31);
-const NICS: std::ops::Range<u8> = 6..10;
+const NICS: std::ops::Range<u8> = 6..9;
 const DISKS: std::ops::Range<u8> = 10..31;
 
 /// The most network interfaces.
@@ -77,7 +79,7 @@ mod tests {
 
     #[test]
     fn no_slot_is_given_twice() {
-        let mut slots = vec![HOST_BRIDGE, DISPLAY, RNG, KEYBOARD, TABLET, BALLOON, LPC];
+        let mut slots = vec![HOST_BRIDGE, DISPLAY, RNG, KEYBOARD, TABLET, BALLOON, VSOCK, LPC];
         slots.extend((0..NICS_MAX).map(nic));
         slots.extend((0..DISKS_MAX).map(disk));
         let count = slots.len();

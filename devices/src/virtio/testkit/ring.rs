@@ -192,16 +192,7 @@ impl Ring {
         let mut used = vec![];
         loop {
             while self.last_used != self.used_index() {
-                let at = self.used + 4 + 8 * u64::from(self.last_used % self.size);
-                let entry: u64 =
-                    self.memory.read_obj(GuestAddress(at)).expect("the ring is in RAM");
-                let (head, len) = (u64::from_le(entry) as u32, (u64::from_le(entry) >> 32) as u32);
-                let ids = self.chains.remove(&(head as u16));
-                let ids =
-                    ids.unwrap_or_else(|| panic!("{head} was completed twice, or never added"));
-                self.free.extend(ids.into_iter().rev());
-                self.last_used = self.last_used.wrapping_add(1);
-                used.push((head, len));
+                used.push(self.take_next_used());
             }
             if self.event_idx {
                 self.set_used_event(self.last_used);
@@ -211,6 +202,26 @@ impl Ring {
                 return used;
             }
         }
+    }
+
+    /// The same of one chain, if the device has used any.
+    pub fn take_one_used(&mut self) -> Option<(u32, u32)> {
+        if self.event_idx {
+            self.set_used_event(self.last_used);
+        }
+        fence(Ordering::SeqCst);
+        (self.last_used != self.used_index()).then(|| self.take_next_used())
+    }
+
+    fn take_next_used(&mut self) -> (u32, u32) {
+        let at = self.used + 4 + 8 * u64::from(self.last_used % self.size);
+        let entry: u64 = self.memory.read_obj(GuestAddress(at)).expect("the ring is in RAM");
+        let (head, len) = (u64::from_le(entry) as u32, (u64::from_le(entry) >> 32) as u32);
+        let ids = self.chains.remove(&(head as u16));
+        let ids = ids.unwrap_or_else(|| panic!("{head} was completed twice, or never added"));
+        self.free.extend(ids.into_iter().rev());
+        self.last_used = self.last_used.wrapping_add(1);
+        (head, len)
     }
 
     fn load(&self, at: u64) -> u16 {

@@ -13,6 +13,7 @@ fn the_defaults() {
         cpus: 1,
         memory_bytes: 1 << 30,
         balloon: Some(BalloonConfig { deflate_on_oom: true }),
+        vsock: None,
         generation: Wish::Auto,
         root: Root::Image(RootImage {
             base: place.path("base.qcow2").into(),
@@ -83,6 +84,8 @@ fn everything_given() {
             "2",
             "--memory",
             "2G",
+            "--vsock",
+            "@vm.vsock,cid=42",
             "--name",
             "pet",
             "--boot",
@@ -137,6 +140,7 @@ fn everything_given() {
         cpus: 2,
         memory_bytes: 2 << 30,
         balloon: Some(BalloonConfig { deflate_on_oom: true }),
+        vsock: Some(Vsock { path: path("vm.vsock"), cid: 42 }),
         generation: Wish::Auto,
         root: Root::Image(RootImage {
             base: path("base.qcow2"),

@@ -7,6 +7,7 @@ mod balloon;
 mod disk;
 mod machine;
 mod network;
+mod vsock;
 
 use std::fmt;
 
@@ -38,7 +39,8 @@ impl Collector for Sample {
         machine::write(self, &mut page)?;
         balloon::write(self.balloon.as_ref(), &mut page)?;
         disk::write(&self.disks, &mut page)?;
-        network::write(&self.nics, self.started_at, &mut page)
+        network::write(&self.nics, self.started_at, &mut page)?;
+        vsock::write(self.vsock.as_ref(), &mut page)
     }
 }
 
