@@ -2,13 +2,13 @@
 
 #![allow(unsafe_code)] // mallopt(3).
 
-/// Tells glibc how many arenas its heap may have. From version 2.39 it else looks up how many processors
-/// there are, in a file below `/sys`, when the ninth thread wants memory: whichever that is, it may not.
-/// musl's heap has no arenas.
+/// Tells glibc to have one arena for all threads. Of further ones it gives memory back only after a look
+/// into a file below `/proc`, and from version 2.39 it counts the processors, in one below `/sys`, before
+/// it makes a ninth: whichever thread that is, it may not. musl's heap has no arenas.
 pub fn settle() {
     #[cfg(target_env = "gnu")]
     // SAFETY: it sets a number, and there are no threads yet that would read it.
     unsafe {
-        libc::mallopt(libc::M_ARENA_MAX, 8);
+        libc::mallopt(libc::M_ARENA_MAX, 1);
     }
 }

@@ -147,7 +147,6 @@ fn in_a_second_process() {
             Sandbox::enter(&Files::default(), Some(Path::new(path))).unwrap();
             die_in("signals")
         }
-        Some(("threads", count)) => have_threads(count.parse().unwrap()),
         Some(("call", dir)) => call(Path::new(dir)),
         Some(("machine", kernel)) => run_machine(Path::new(kernel)),
         _ => panic!("{task}"),
@@ -159,23 +158,6 @@ fn die_in(name: &str) {
     let thread = devices::thread::start(name, nix::unistd::getppid);
     thread.unwrap().join();
     println!("it has survived");
-}
-
-/// So many threads are there at once, each with memory of its own.
-fn have_threads(count: usize) {
-    Sandbox::enter(&Files::default(), None).unwrap();
-    let all = Arc::new(std::sync::Barrier::new(count));
-    let one = |_| {
-        let all = Arc::clone(&all);
-        let thread = move || {
-            std::hint::black_box(vec![1; 100]);
-            all.wait();
-        };
-        devices::thread::start("rng", thread).unwrap()
-    };
-    let threads: Vec<_> = (0..count).map(one).collect();
-    assert!(threads.into_iter().all(|thread| thread.join().is_some()));
-    println!("all had memory");
 }
 
 /// How a process has ended, and what it said.
@@ -199,14 +181,6 @@ fn a_forbidden_call_ends_the_process_and_is_reported_whichever_thread_makes_it()
             assert!(!out.contains("survived"), "{out}");
         }
     }
-}
-
-/// The C library's heap may not look anything up for them.
-#[test]
-fn many_threads_have_memory() {
-    let (code, out, said) = end_of(second("threads 40"));
-    assert_eq!(code, Some(0), "{out}{said}");
-    assert!(out.contains("all had memory"), "{out}{said}");
 }
 
 #[test]

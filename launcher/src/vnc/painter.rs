@@ -13,8 +13,9 @@ use super::hub::{Look, Seat, Shared, Which};
 const LIVELY: Duration = Duration::from_millis(34);
 /// And while nothing does, though somebody would see it.
 const QUIET: Duration = Duration::from_millis(100);
-/// And while nothing has for long: whoever types is still answered at once.
-const DOZING: Duration = Duration::from_millis(250);
+/// And while nothing has for long: whoever types is still answered at once, and a screen that nobody
+/// touches need not be looked at more often than its cursor blinks.
+const DOZING: Duration = Duration::from_millis(500);
 /// How long after the last change, or the last key, something still happens.
 const LINGER: Duration = Duration::from_secs(1);
 /// How long after it nothing has for long.
