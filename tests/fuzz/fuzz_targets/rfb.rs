@@ -13,6 +13,7 @@ mod server {
 #[allow(dead_code)]
 mod vnc {
     pub mod auth;
+    pub mod changes;
     pub mod encode;
     pub mod features;
     pub mod hands;
@@ -23,6 +24,7 @@ mod vnc {
     pub mod painter;
     pub mod pixel;
     pub mod rfb;
+    pub mod scroll;
     pub mod session;
 }
 
