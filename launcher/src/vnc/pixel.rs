@@ -156,7 +156,7 @@ impl PixelFormat {
     /// The bits of a pixel that may be 1.
     fn used_bits(&self) -> u32 {
         let bits = |max: u16| u32::MAX.checked_shr(u32::from(max).leading_zeros()).unwrap_or(0);
-        self.max.iter().zip(self.shift).fold(0, |used, (max, shift)| used | bits(*max) << shift)
+        self.channels().into_iter().fold(0, |used, (max, shift)| used | bits(max) << shift)
     }
 
     fn channels(&self) -> [(u16, u8); 3] {
@@ -358,6 +358,18 @@ pub mod tests {
         assert!(parse(|b| b[10] = 24).is_ok());
         // Of a colour map, maxima and shifts mean nothing.
         assert!(parse(|b| (b[3], b[10]) = (0, 255)).is_ok());
+    }
+
+    /// A fuzzer found it: they were used as they are said to be in a pixel.
+    #[test]
+    fn channels_of_a_format_with_a_colour_map_mean_nothing() {
+        for bits in [8, 32] {
+            let mapped = format([bits, 8, 0, 0], [0xffff, 0x30, 1], [251, 32, 0x30]);
+            for wire in [mapped.pixels(), mapped.cpixels(), mapped.tpixels()] {
+                assert_eq!(wire.bytes(), usize::from(bits / 8));
+                assert_eq!(wire.value(0xff_8040), 0xf1);
+            }
+        }
     }
 
     #[test]
