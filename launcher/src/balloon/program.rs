@@ -142,8 +142,13 @@ nonsense
         let mut program = Program::open(Path::new("/proc/self")).unwrap();
         program.keep();
         let kept = program.kib();
-        assert!(kept > 64, "{kept} KiB are kept");
         assert_eq!(locked(), kept);
+        if program.is_full {
+            // As much as may be.
+            eprintln!("skipped: no more than {kept} KiB may be locked here");
+            return;
+        }
+        assert!(kept > 64, "{kept} KiB are kept");
         // The function that runs is there, its neighbours in the file that nobody called need not be.
         let here = what_is_in_use_is_locked as fn() as usize / PAGE * PAGE;
         assert!(program.locked.contains(&here));
