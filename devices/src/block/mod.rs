@@ -20,6 +20,7 @@ pub mod qcow2;
 mod raw;
 #[cfg(test)]
 mod recorder;
+mod scratch;
 
 use std::any::Any;
 use std::fs::File;

@@ -7,13 +7,14 @@
 
 use std::collections::VecDeque;
 use std::io::Read;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use flate2::{Decompress, FlushDecompress};
 use ruzstd::decoding::{FrameDecoder, StreamingDecoder};
 
 use super::super::BlockError;
 use super::super::file_io::ImageFile;
+use super::super::scratch::Scratch;
 
 /// How an image's clusters are compressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,16 +30,28 @@ pub enum Compression {
 const MAX_WINDOW: u64 = 8 << 20;
 /// Memory for inflated clusters of one image, in bytes; at least one cluster is kept.
 const KEPT_BYTES: usize = 512 << 10;
+/// Inflaters that are kept for the next cluster.
+const KEPT_STREAMS: usize = 4;
 
 /// The clusters inflated last, by the host offset of their compressed data. We never write
 /// compressed data, so what was once inflated from an offset stays right.
 pub(super) struct Inflated {
     kept: Mutex<VecDeque<(u64, Arc<[u8]>)>>,
+    /// Compressed bytes on their way.
+    input: Scratch,
+    /// Of threads that inflate at the same time; their tables are large.
+    streams: Mutex<Vec<Decompress>>,
 }
 
 impl Inflated {
-    pub(super) fn new() -> Self {
-        Self { kept: Mutex::new(VecDeque::new()) }
+    /// For clusters of `size` bytes.
+    pub(super) fn new(size: usize) -> Self {
+        Self {
+            kept: Mutex::new(VecDeque::new()),
+            // The most that an L2 entry can say.
+            input: Scratch::new(2 * size),
+            streams: Mutex::new(Vec::new()),
+        }
     }
 
     /// The cluster of `size` bytes whose compressed data is the `len` bytes at `host`.
@@ -52,8 +65,8 @@ impl Inflated {
         (host, len): (u64, u64),
         size: usize,
     ) -> Result<Arc<[u8]>, BlockError> {
-        {
-            let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut old = {
+            let mut kept = lock(&self.kept);
             if let Some(at) = kept.iter().position(|(offset, _)| *offset == host)
                 && let Some(hit) = kept.remove(at)
             {
@@ -61,44 +74,63 @@ impl Inflated {
                 kept.push_front(hit);
                 return Ok(cluster);
             }
-        }
-        let mut input = vec![0; len as usize];
-        file.read(&mut input, host)?;
-        let output = match compression {
-            Compression::Zlib => inflate(&input, size),
-            Compression::Zstd => unzstd(&input, size),
+            // The memory of the one that has to go serves the new one, if nobody reads from it.
+            let full = kept.len() >= (KEPT_BYTES / size).max(1);
+            full.then(|| kept.pop_back()).flatten().map(|(_, cluster)| cluster)
         };
-        let cluster: Arc<[u8]> = output
-            .ok_or_else(|| {
-                BlockError::Corrupt(format!("compressed cluster at {host:#x} does not inflate"))
-            })?
-            .into();
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.truncate((KEPT_BYTES / size).saturating_sub(1));
-        kept.push_front((host, cluster.clone()));
-        Ok(cluster)
+        let mut input = self.input.take(len as usize);
+        file.read(&mut input, host)?;
+        let is_free = old.as_mut().and_then(Arc::get_mut).is_some();
+        let fresh = || std::iter::repeat_n(0, size).collect();
+        let mut output = old.filter(|_| is_free).unwrap_or_else(fresh);
+        let bytes = Arc::get_mut(&mut output).unwrap_or_default();
+        let whole = match compression {
+            Compression::Zlib => self.inflate(&input, bytes),
+            Compression::Zstd => unzstd(&input, bytes),
+        };
+        if !whole {
+            let text = format!("compressed cluster at {host:#x} does not inflate");
+            return Err(BlockError::Corrupt(text));
+        }
+        lock(&self.kept).push_front((host, output.clone()));
+        Ok(output)
+    }
+
+    fn inflate(&self, input: &[u8], output: &mut [u8]) -> bool {
+        let stream = lock(&self.streams).pop();
+        let mut stream = stream.unwrap_or_else(|| Decompress::new(false));
+        let whole = inflate(&mut stream, input, output);
+        stream.reset(false);
+        let mut streams = lock(&self.streams);
+        if streams.len() < KEPT_STREAMS {
+            streams.push(stream);
+        }
+        whole
     }
 }
 
-fn inflate(input: &[u8], size: usize) -> Option<Vec<u8>> {
-    let mut output = vec![0; size];
-    let mut stream = Decompress::new(false);
-    stream.decompress(input, &mut output, FlushDecompress::Finish).ok()?;
-    (stream.total_out() == size as u64).then_some(output)
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn unzstd(input: &[u8], size: usize) -> Option<Vec<u8>> {
+/// Whether `input` fills all of `output`.
+fn inflate(stream: &mut Decompress, input: &[u8], output: &mut [u8]) -> bool {
+    let inflated = stream.decompress(input, output, FlushDecompress::Finish);
+    inflated.is_ok() && stream.total_out() == output.len() as u64
+}
+
+/// Whether `input` fills all of `output`.
+fn unzstd(input: &[u8], output: &mut [u8]) -> bool {
     let mut decoder = FrameDecoder::new();
     decoder.set_max_window_size(MAX_WINDOW);
-    let mut stream = StreamingDecoder::new_with_decoder(input, decoder).ok()?;
-    let mut output = vec![0; size];
-    stream.read_exact(&mut output).ok()?;
-    Some(output)
+    let stream = StreamingDecoder::new_with_decoder(input, decoder);
+    stream.is_ok_and(|mut stream| stream.read_exact(output).is_ok())
 }
 
 #[cfg(test)]
 mod tests {
     use std::io::Write;
+    use std::os::unix::fs::FileExt;
 
     use flate2::Compression as Level;
     use flate2::write::DeflateEncoder;
@@ -116,11 +148,17 @@ mod tests {
         let cluster: Vec<u8> = (0..4096u32).map(|i| ((i * i) >> 5) as u8).collect();
         let mut input = deflated(&cluster);
         input.extend_from_slice(&[0xaa; 300]);
-        assert_eq!(inflate(&input, 4096).unwrap(), cluster);
-        assert!(inflate(&input, 8192).is_none());
-        assert!(inflate(&input[..input.len() / 2], 4096).is_none());
-        assert!(inflate(&[0xff; 100], 4096).is_none());
-        assert!(unzstd(&[0x28, 0xb5, 0x2f, 0xfd, 0xff, 0xff], 4096).is_none());
+        let inflated = Inflated::new(4096);
+        let mut output = [0; 8192];
+        for _ in 0..2 {
+            assert!(inflated.inflate(&input, &mut output[..4096]));
+            assert_eq!(output[..4096], cluster);
+            assert!(!inflated.inflate(&input, &mut output));
+            assert!(!inflated.inflate(&input[..input.len() / 2], &mut output[..4096]));
+            assert!(!inflated.inflate(&[0xff; 100], &mut output[..4096]));
+        }
+        assert_eq!(lock(&inflated.streams).len(), 1, "one thread needs one");
+        assert!(!unzstd(&[0x28, 0xb5, 0x2f, 0xfd, 0xff, 0xff], &mut output));
     }
 
     #[test]
@@ -129,7 +167,34 @@ mod tests {
         let level = ruzstd::encoding::CompressionLevel::Fastest;
         let mut frame = ruzstd::encoding::compress_to_vec(&cluster[..], level);
         frame.extend_from_slice(&[0x55; 100]);
-        assert_eq!(unzstd(&frame, 65536).unwrap(), cluster);
-        assert!(unzstd(&frame[..50], 65536).is_none());
+        let mut output = vec![0; 65536];
+        assert!(unzstd(&frame, &mut output));
+        assert_eq!(output, cluster);
+        assert!(!unzstd(&frame[..50], &mut output));
+    }
+    #[test]
+    fn memory_of_old_clusters_serves_new_ones_unless_somebody_reads_it() {
+        let file = tempfile::tempfile().unwrap();
+        let contents = |i: u8| vec![i; 64 << 10];
+        for i in 0..40 {
+            file.write_all_at(&deflated(&contents(i)), u64::from(i) << 12).unwrap();
+        }
+        let file = ImageFile::new(file).unwrap();
+        let inflated = Inflated::new(64 << 10);
+        let get = |i: u8| {
+            let at = (u64::from(i) << 12, 4096);
+            inflated.cluster(&file, Compression::Zlib, at, 64 << 10).unwrap()
+        };
+        let held = get(0);
+        let mut places = std::collections::HashSet::new();
+        for i in 1..40 {
+            let cluster = get(i);
+            assert_eq!(cluster[..], contents(i));
+            places.insert(cluster.as_ptr());
+            assert_eq!(get(i).as_ptr(), cluster.as_ptr(), "the second time it is there");
+        }
+        assert_eq!(held[..], contents(0));
+        assert!(places.len() <= (KEPT_BYTES >> 16) + 1, "{} clusters", places.len());
+        assert_eq!(lock(&inflated.kept).len(), KEPT_BYTES >> 16);
     }
 }

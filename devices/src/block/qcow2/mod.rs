@@ -40,6 +40,7 @@ pub use create::{Backing, CreateOptions, create};
 pub use repair::{Repair, repair};
 
 use super::file_io::ImageFile;
+use super::scratch::Scratch;
 use super::{
     Access, BlockBackend, BlockError, BlockInfo, Fault, FlushPlan, Lease, Placement, buffers,
 };
@@ -120,6 +121,8 @@ pub struct Qcow2 {
     capacity: AtomicU64,
     backing: Option<Arc<dyn BlockBackend>>,
     inflated: Inflated,
+    /// For what a write copies from below around it.
+    scratch: Scratch,
     /// Held by whoever flushes. Locked before `meta`.
     flush: Mutex<()>,
     meta: Mutex<Meta>,
@@ -187,11 +190,12 @@ impl Qcow2 {
             });
         }
         Ok(Self {
+            inflated: Inflated::new(image.geometry.cluster() as usize),
+            scratch: Scratch::new(image.geometry.cluster() as usize),
             image,
             read_only,
             capacity: AtomicU64::new(capacity),
             backing,
-            inflated: Inflated::new(),
             flush: Mutex::new(()),
             meta: Mutex::new(meta),
             unclaimed: Condvar::new(),

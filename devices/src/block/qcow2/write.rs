@@ -10,6 +10,7 @@ use std::sync::Arc;
 use vm_memory::VolatileSlice;
 
 use super::super::holes::is_hole;
+use super::super::scratch::Taken;
 use super::super::{Access, BlockBackend, BlockError, Placement, buffers};
 use super::Qcow2;
 use super::alloc::{AllocError, Allocated};
@@ -199,15 +200,15 @@ impl Qcow2 {
 
     /// The guest's bytes in a range that may run over the disk's end, where they are zeroes; empty
     /// if they need not be written, being zeroes in a host cluster that reads so already.
-    fn read_around(&self, offset: u64, len: u64, fresh: bool) -> Result<Vec<u8>, BlockError> {
+    fn read_around(&self, offset: u64, len: u64, fresh: bool) -> Result<Taken<'_>, BlockError> {
         let on_disk = self.info().capacity.saturating_sub(offset).min(len);
         if len == 0 || (fresh && self.reads_zero(offset, on_disk)?) {
-            return Ok(Vec::new());
+            return Ok(self.scratch.take(0));
         }
-        let mut bytes = vec![0; len as usize];
-        if let Some(present) = bytes.get_mut(..on_disk as usize) {
-            self.read_range(&[VolatileSlice::from(present)], offset)?;
-        }
+        let mut bytes = self.scratch.take(len as usize);
+        let (present, beyond) = bytes.split_at_mut(on_disk as usize);
+        beyond.fill(0);
+        self.read_range(&[VolatileSlice::from(present)], offset)?;
         Ok(bytes)
     }
 
