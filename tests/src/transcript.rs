@@ -27,6 +27,7 @@ struct Shared {
 struct State {
     text: Vec<u8>,
     ended: bool,
+    paused: bool,
 }
 
 impl Transcript {
@@ -60,6 +61,9 @@ impl Transcript {
 
     fn add(&self, bytes: &[u8]) {
         let mut state = self.lock();
+        while state.paused {
+            state = self.shared.grown.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
         if state.text.len() < LIMIT_BYTES {
             state.text.extend(bytes.iter().filter(|&&byte| byte != b'\r'));
         }
@@ -68,6 +72,12 @@ impl Transcript {
 
     fn end(&self) {
         self.lock().ended = true;
+        self.shared.grown.notify_all();
+    }
+
+    /// Stops reading, but for what is being read; or goes on. The writer's pipe fills meanwhile.
+    pub fn pause(&self, paused: bool) {
+        self.lock().paused = paused;
         self.shared.grown.notify_all();
     }
 

@@ -21,6 +21,8 @@ echo "@@ pressed $(cat /tmp/event)"
 "#;
 
 const DEAF: &str = "echo '@@ deaf'; sleep 600";
+/// The same, and never leaves the processor by itself.
+const LOOPING: &str = "echo '@@ deaf'; while :; do :; done";
 
 #[test]
 #[ignore = "needs KVM: tests/run e2e"]
@@ -48,13 +50,37 @@ fn sigterm_presses_the_power_button() {
 #[test]
 #[ignore = "needs KVM: tests/run e2e"]
 fn a_deaf_guest_is_stopped_after_the_timeout() {
-    let (_directory, mut machine) = SmallGuest::running(DEAF).flag("--stop-timeout", "3").start();
-    machine.wait_for("@@ deaf");
+    for job in [DEAF, LOOPING] {
+        let (_directory, mut machine) =
+            SmallGuest::running(job).flag("--stop-timeout", "3").start();
+        machine.wait_for("@@ deaf");
+        let asked = Instant::now();
+        machine.terminate();
+        let report = machine.wait_for_exit();
+        assert!(asked.elapsed() >= Duration::from_secs(3), "it waited {:?}", asked.elapsed());
+        assert_eq!(report.exit_code, Some(6), "{job}: {report}");
+    }
+}
+
+#[test]
+#[ignore = "needs KVM: tests/run e2e"]
+fn a_reader_that_stopped_holds_up_nothing() {
+    // More than a pipe holds, and the reader's own buffer.
+    let job = "echo '@@ ready'; read -r _ </dev/ttyS0; tr '\\0' . </dev/zero | head -c 120000; poweroff -f";
+    let (_directory, mut machine) = SmallGuest::running(job).start();
+    machine.wait_for("@@ ready");
+    machine.console.pause(true);
+    machine.send("go\n");
     let asked = Instant::now();
-    machine.terminate();
+    while machine.is_running() {
+        assert!(asked.elapsed() < machine.patience(), "{}", machine.describe("it does not end"));
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    machine.console.pause(false);
     let report = machine.wait_for_exit();
-    assert!(asked.elapsed() >= Duration::from_secs(3), "it waited {:?}", asked.elapsed());
-    assert_eq!(report.exit_code, Some(6), "{report}");
+    assert_eq!(report.exit_code, Some(0), "{report}");
+    let passed = report.console.matches('.').count();
+    assert!((20_000..120_000).contains(&passed), "{passed} bytes came through");
 }
 
 #[test]
