@@ -52,9 +52,11 @@ on_kvm() { # [NESTED-KVM OPTION]... -- COMMAND...: run COMMAND here, or in a nes
     fi
 }
 
-# QEMU 7.2's TCG now and then gives a nested guest an interrupt while it has interrupts disabled. A guest
-# that waits for a lock then waits for ever, and with it, since a pause costs much and moves a clock
-# that counts instructions little, everything else. So what is measured says that time goes on.
+# QEMU's TCG may give a nested guest an interrupt twice: what VMRUN injects stays in the CPU's exception_index
+# until the next #VMEXIT (helper_vmrun in 7.2), and is delivered again if a time slice ends before that, as they
+# do all the time under --icount; also while the guest has interrupts disabled. A guest that then waits for a
+# lock waits for ever, and with it, since a pause costs much and moves a clock that counts instructions
+# little, everything else. So what is measured says that time goes on.
 on_steady_kvm() { # OUT [NESTED-KVM OPTION]... -- COMMAND...: its output to OUT; again if it stands still
     local out=$1 try pid size before still
     shift
