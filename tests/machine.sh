@@ -116,3 +116,24 @@ need_novnc() { # noVNC's files, without the server that its package wants; expor
     (cd "$target/novnc" && apt-get -q -q download novnc && dpkg-deb --extract novnc_*.deb .) >>"$logs/apt.log" 2>&1 ||
         { tail -n 20 "$logs/apt.log" >&2; die "noVNC's package cannot be had"; }
 }
+
+venv() { # NAME PACKAGE...: the path of a virtual environment of Python with these packages
+    local path=${CARGO_TARGET_DIR:-$clone/target}/python/$1 wanted="${*:2}"
+    if [[ ! -e $path/ready || $(<"$path/ready") != "$wanted" ]]; then
+        need_programs python3=python3 >&2
+        # A module, not a program: what is looked for is never found, and so installed.
+        python3 -c 'import ensurepip, venv' 2>/dev/null || need_programs 'python3 -m venv'=python3-venv >&2
+        say "installing ${wanted}" >&2
+        python3 -m venv --clear "$path" >&2
+        "$path/bin/pip" -q --disable-pip-version-check install "${@:2}" >&2
+        printf '%s\n' "$wanted" >"$path/ready"
+    fi
+    printf '%s' "$path"
+}
+
+need_vncdotool() { # a viewer for scripts, of which Debian has no package; exports where it is
+    local path
+    path=$(venv viewer vncdotool==1.4.2)
+    export BERTH_TEST_VNCDO=$path/bin/vncdo
+    [[ -x $BERTH_TEST_VNCDO ]] || die "pip left no vncdo in $path"
+}

@@ -61,6 +61,24 @@ impl Picture {
         Self { width: info.width as usize, height: info.height as usize, pixels }
     }
 
+    /// Reads a window dump of X (XWDFile.h) with 32 bits a pixel, least byte first: the header's
+    /// length is its first word, at 16 stand width and height, at 76 the number of colours, of twelve
+    /// bytes each, before the pixels.
+    ///
+    /// # Panics
+    /// If it is none.
+    pub fn from_xwd(bytes: &[u8]) -> Self {
+        let number = |at: usize| {
+            let word = bytes[at..at + 4].try_into().expect("four bytes");
+            usize::try_from(u32::from_be_bytes(word)).expect("usize has 32 bits")
+        };
+        let (width, height) = (number(16), number(20));
+        let pixels = bytes[number(0) + number(76) * 12..].chunks_exact(4);
+        let pixels: Vec<_> = pixels.take(width * height).map(|p| [p[2], p[1], p[0]]).collect();
+        assert_eq!(pixels.len(), width * height, "not a whole window dump");
+        Self { width, height, pixels }
+    }
+
     /// The colour of a pixel.
     pub fn pixel(&self, x: usize, y: usize) -> [u8; 3] {
         self.pixels[y * self.width + x]

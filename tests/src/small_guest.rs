@@ -27,6 +27,7 @@ pub struct SmallGuest {
     memory: String,
     cmdline: String,
     job: String,
+    files: Vec<(String, Vec<u8>)>,
     flags: Vec<(String, Option<String>)>,
     patience: Duration,
 }
@@ -42,6 +43,7 @@ impl SmallGuest {
             memory: "256M".into(),
             cmdline: "console=ttyS0 quiet panic=-1".into(),
             job: job.into(),
+            files: Vec::new(),
             flags: Vec::new(),
             patience: PATIENCE,
         }
@@ -68,6 +70,12 @@ impl SmallGuest {
     /// How long each wait for it may take, when it takes long.
     pub fn patience(mut self, patience: Duration) -> Self {
         self.patience = patience;
+        self
+    }
+
+    /// Adds a file, in the root directory.
+    pub fn file(mut self, name: &str, content: Vec<u8>) -> Self {
+        self.files.push((name.into(), content));
         self
     }
 
@@ -113,7 +121,9 @@ impl SmallGuest {
     fn initrd(&self) -> PathBuf {
         let mut archive = fs::read(guest_file("small/initramfs")).expect("the initramfs is there");
         archive.resize(archive.len().next_multiple_of(512), 0);
-        archive.extend(cpio::archive(&[("job", self.job.as_bytes())]));
+        let files = self.files.iter().map(|(name, content)| (name.as_str(), content.as_slice()));
+        let files: Vec<_> = [("job", self.job.as_bytes())].into_iter().chain(files).collect();
+        archive.extend(cpio::archive(&files));
         let path = self.directory.path().join("initrd");
         fs::write(&path, archive).expect("the directory is writable");
         path

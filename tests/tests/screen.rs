@@ -6,7 +6,9 @@ use std::process::Command;
 use std::thread::sleep;
 use std::time::Duration;
 
-use berth_tests::{ALPHABET, Kernel, Picture, SmallGuest, Viewer, Watched};
+use berth_tests::{
+    ALPHABET, Area, Kernel, Picture, SmallGuest, TigerVnc, Viewer, Watched, guest_file,
+};
 
 const ADDRESS: &str = "127.0.0.1:5900";
 
@@ -180,5 +182,99 @@ fn a_guest_without_a_display_has_its_serial_console_shown() {
     let mut viewer = Viewer::connect(ADDRESS);
     assert_eq!(viewer.name, "small (serial console)");
     viewer.type_text("go\n");
+    watched.machine.wait_for_exit().expect_success();
+}
+
+/// What is typed for TigerVNC: a shell's line, and the keys of a German keyboard that write it, as
+/// Linux numbers them, released ones negative. Shift is 42, AltGr 100, the dead acute 13.
+const LINE: &str = "echo Ä@€{é|tee german|xxd -p";
+#[rustfmt::skip]
+const KEYS: &[(&str, &[i32])] = &[
+    ("echo ", &[18, -18, 46, -46, 35, -35, 24, -24, 57, -57]),
+    ("Ä", &[42, 40, -40, -42]),
+    ("@", &[100, 16, -16, -100]),
+    ("€", &[100, 18, -18, -100]),
+    ("{", &[100, 8, -8, -100]),
+    ("é", &[13, -13, 18, -18]),
+    ("|", &[100, 86, -86, -100]),
+    ("tee ", &[20, -20, 18, -18, 18, -18, 57, -57]),
+    ("german", &[34, -34, 18, -18, 19, -19, 50, -50, 30, -30, 49, -49]),
+    ("|", &[100, 86, -86, -100]),
+    ("xxd -p", &[45, -45, 45, -45, 32, -32, 57, -57, 53, -53, 25, -25]),
+];
+const ENTER: &[i32] = &[28, -28];
+
+/// A shell that reads lines from the first console, as the keyboard's layout has it.
+const IN_TWO_LAYOUTS: &str = r"
+modprobe virtio_input || exit 1
+loadkmap </de.bkeymap || exit 2
+(cd /tmp && setsid sh /dev/tty1 </dev/tty1 >/dev/tty1 2>&1) &
+echo @@ ready
+read go </dev/ttyS0
+echo @@ german $(xxd -p /tmp/german)
+loadkmap </us-intl.bkeymap || exit 3
+echo @@ ready
+read go </dev/ttyS0
+echo @@ us $(xxd -p /tmp/us)
+";
+
+/// The bytes of a line, as `xxd -p` has them.
+fn hex(text: &str) -> String {
+    text.bytes().chain([b'\n']).map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// A line of text, as a picture.
+fn row(picture: &Picture, number: usize) -> Picture {
+    picture.part(Area { x: 0, y: number * 16, width: picture.width, height: 16 })
+}
+
+#[test]
+#[ignore = "needs KVM: tests/run e2e"]
+fn tigervnc_and_vncdotool_type_with_shift_alt_gr_and_dead_keys() {
+    assert_eq!(KEYS.iter().map(|(text, _)| *text).collect::<String>(), LINE);
+    let keymap = |name: &str| fs::read(guest_file(&format!("small/{name}"))).expect("a keymap");
+    let clear = "printf '\\033[2J\\033[H' >/dev/tty1\n";
+    let job = format!("{clear}{}echo '{LINE}' >/dev/tty1\n{IN_TWO_LAYOUTS}", alphabet("/dev/tty1"));
+    let guest = SmallGuest::running(&job)
+        .kernel(Kernel::BzImage)
+        .file("de.bkeymap", keymap("de.bkeymap"))
+        .file("us-intl.bkeymap", keymap("us-intl.bkeymap"));
+    let mut watched = Watched::start(guest);
+    watched.machine.wait_for("@@ ready");
+    let glyphs = watched.learn();
+
+    // It knows which key can be told by its place as soon as it shows something.
+    let viewer = TigerVnc::connect("127.0.0.1::5900", "de");
+    let top = Area { x: 0, y: 0, width: 1024, height: 160 };
+    let shows = |text: &str| {
+        viewer.until(&format!("the line {text:?}"), |picture| {
+            picture.part(top).text(&glyphs).iter().any(|line| line == text)
+        });
+    };
+    shows(ALPHABET[1]);
+    viewer
+        .strike(&KEYS.iter().flat_map(|(_, keys)| *keys).chain(ENTER).copied().collect::<Vec<_>>());
+    let german = hex("Ä@€{é");
+    shows(&german);
+    // What was typed looks like what the guest has written itself.
+    let picture = watched.picture();
+    assert!((3..10).any(|number| row(&picture, number) == row(&picture, 2)), "another line");
+    watched.machine.send("go\n");
+    assert_eq!(watched.machine.wait_for_value("german"), german);
+    drop(viewer);
+
+    // It tells no keys but what they make; U+FE51, for a keysym, is the dead acute.
+    watched.machine.wait_for("@@ ready");
+    let vncdo = std::env::var_os("BERTH_TEST_VNCDO").unwrap_or_else(|| "vncdo".into());
+    let typed = Command::new(vncdo)
+        .args(["-s", "127.0.0.1::5900", "type", "echo Ä@€{à", "key", "\u{fe51}", "key", "e"])
+        .args(["type", "|tee us|xxd -p", "key", "enter"])
+        .output()
+        .expect("vncdotool is installed");
+    assert!(typed.status.success(), "{}", String::from_utf8_lossy(&typed.stderr));
+    let us = hex("Ä@€{àé");
+    watched.shows(&glyphs, &us);
+    watched.machine.send("go\n");
+    assert_eq!(watched.machine.wait_for_value("us"), us);
     watched.machine.wait_for_exit().expect_success();
 }

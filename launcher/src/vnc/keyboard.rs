@@ -7,7 +7,8 @@
 
 use devices::input::{InputSink, Key, Leds};
 
-use super::keymap::{keysym, xt};
+use super::keymap::keysym::{self, Stroke};
+use super::keymap::xt;
 
 const LEFT_CONTROL: Key = Key(29);
 const LEFT_SHIFT: Key = Key(42);
@@ -98,13 +99,24 @@ impl Keyboard {
         sink.key(key, true);
     }
 
-    /// Presses the key that makes `keysym`, and for that moment presses or releases Shift and AltGr
-    /// as that needs.
+    /// Presses the key that makes `keysym`, after a dead one where it takes two.
     fn press_keysym(&mut self, keysym: u32, sink: &dyn InputSink) {
-        let Some(stroke) = keysym::stroke(keysym) else {
+        if let Some(stroke) = keysym::stroke(keysym) {
+            self.strike(stroke, sink, |keyboard| keyboard.press(keysym, stroke.key, sink));
+        } else if let Some([dead, letter]) = keysym::accented(keysym) {
+            self.strike(dead, sink, |_| {
+                sink.key(dead.key, true);
+                sink.key(dead.key, false);
+            });
+            self.strike(letter, sink, |keyboard| keyboard.press(keysym, letter.key, sink));
+        } else {
             log::debug!("no key for keysym {keysym:#x}");
-            return;
-        };
+        }
+    }
+
+    /// Does what `press` says, and for that moment presses or releases Shift and AltGr as `stroke`
+    /// needs.
+    fn strike(&mut self, stroke: Stroke, sink: &dyn InputSink, press: impl FnOnce(&mut Keyboard)) {
         let [control, alt, shift] = self.modifiers();
         // With Control or Alt it is a command, whatever Caps Lock does to letters.
         let command = control || alt;
@@ -128,7 +140,7 @@ impl Keyboard {
             _ => {}
         }
         change.iter().for_each(|(key, pressed)| sink.key(*key, *pressed));
-        self.press(keysym, stroke.key, sink);
+        press(self);
         change.iter().rev().for_each(|(key, pressed)| sink.key(*key, !pressed));
     }
 }
@@ -183,6 +195,31 @@ mod tests {
         let events = [(0xfe03, true, None), (at, true, None), (at, false, None)];
         let want = [100, 42, -100, 3, 100, -42, -3, -100];
         assert_eq!(typed(&events, Leds::empty()), want);
+    }
+
+    #[test]
+    fn a_letter_without_a_key_of_its_own_takes_a_dead_one() {
+        let (grave, circumflex) = (u32::from('à'), u32::from('Ê'));
+        let empty = Leds::empty();
+        let events = [(grave, true, None), (grave, false, None)];
+        assert_eq!(typed(&events, empty), [41, -41, 30, -30]);
+        let events = [(circumflex, true, None), (circumflex, false, None)];
+        assert_eq!(typed(&events, empty), [42, 7, -7, -42, 42, 18, -42, -18]);
+        // Shift is held at the client, and Caps Lock on in the guest.
+        let events = [(SHIFT, true, None), (circumflex, true, None), (circumflex, false, None)];
+        assert_eq!(typed(&events, empty), [42, 7, -7, 18, -18, -42]);
+        let events = [(grave, true, None), (grave, false, None)];
+        assert_eq!(typed(&events, Leds::CAPS_LOCK), [41, -41, 42, 30, -42, -30]);
+    }
+
+    #[test]
+    fn dead_keys_are_those_of_the_international_layout() {
+        let dead = |sym| typed(&[(sym, true, None), (sym, false, None)], Leds::empty());
+        assert_eq!(dead(0xfe51), [40, -40]);
+        assert_eq!(dead(0xfe57), [42, 40, -42, -40]);
+        // AltGr held at the client for it.
+        let events = [(0xfe03, true, None), (0xfe51, true, None), (0xfe51, false, None)];
+        assert_eq!(typed(&events, Leds::empty()), [100, -100, 40, 100, -40, -100]);
     }
 
     #[test]

@@ -78,6 +78,7 @@ struct Desktop {
     number: String,
     viewer: PathBuf,
     xdotool: PathBuf,
+    setxkbmap: PathBuf,
     _server: Process,
 }
 
@@ -85,14 +86,18 @@ impl Desktop {
     /// `None`, aloud, where it cannot be had.
     fn start() -> Option<Desktop> {
         let (xvfb, xdotool) = (program(&["Xvfb"]), program(&["xdotool"]));
-        let viewer = program(&["xtigervncviewer"]);
-        let (Some(xvfb), Some(xdotool), Some(viewer)) = (xvfb, xdotool, viewer) else {
-            eprintln!("skipped: xvfb, xdotool or tigervnc-viewer is not installed");
+        let (viewer, setxkbmap) = (program(&["xtigervncviewer"]), program(&["setxkbmap"]));
+        let (Some(xvfb), Some(xdotool), Some(viewer), Some(setxkbmap)) =
+            (xvfb, xdotool, viewer, setxkbmap)
+        else {
+            eprintln!("skipped: xvfb, xdotool, x11-xkb-utils or tigervnc-viewer is not installed");
             return None;
         };
         let dir = tempfile::tempdir().unwrap();
         let mut server = Command::new(xvfb)
-            .args(["-displayfd", "1", "-nolisten", "tcp", "-screen", "0", "800x600x24", "-fbdir"])
+            // Without repetition of keys, which here are held for as long as the machine is busy.
+            .args(["-displayfd", "1", "-nolisten", "tcp", "-r"])
+            .args(["-screen", "0", "800x600x24", "-fbdir"])
             .arg(dir.path())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
@@ -101,7 +106,14 @@ impl Desktop {
         let mut number = String::new();
         BufReader::new(server.stdout.take().unwrap()).read_line(&mut number).unwrap();
         let number = format!(":{}", number.trim());
-        Some(Desktop { dir, number, viewer, xdotool, _server: Process(server) })
+        Some(Desktop { dir, number, viewer, xdotool, setxkbmap, _server: Process(server) })
+    }
+
+    /// Has a keyboard of this layout from now on.
+    fn keyboard(&self, layout: &str) {
+        let mut set = Command::new(&self.setxkbmap);
+        let set = set.args(["-layout", layout]).env("DISPLAY", &self.number).status();
+        assert!(set.unwrap().success());
     }
 
     fn view(&self, house: &House, args: &[&str]) -> Process {
@@ -185,6 +197,49 @@ fn tigervnc_shows_the_screen_and_types_on_it() {
     soon("the viewer has left", || house.hub.viewers() == 0);
 }
 
+/// A key's number in X: eight more than Linux's.
+fn keycode(key: i32) -> String {
+    (key + 8).to_string()
+}
+
+#[test]
+fn tigervnc_tells_alt_gr_and_dead_keys_by_their_places() {
+    let Some(desktop) = Desktop::start() else { return };
+    desktop.keyboard("de");
+    let house = House::new(false, None);
+    let _viewer = desktop.view(&house, &[]);
+    soon("the screen is shown", || desktop.pixels(COLOUR) > 320 * 240 * 9 / 10);
+    desktop.focus();
+    // A typist's way to Ä @ € { é É | on a German keyboard, key by key, released ones negative: Shift
+    // is 42, AltGr 100, acute 13, and the key left of Y 86.
+    let typed: [&[i32]; 7] = [
+        &[42, 40, -40, -42],
+        &[100, 16, -16, -100],
+        &[100, 18, -18, -100],
+        &[100, 8, -8, -100],
+        &[13, -13, 18, -18],
+        &[13, -13, 42, 18, -18, -42],
+        &[100, 86, -86, -100],
+    ];
+    for keys in typed {
+        let codes: Vec<String> = keys.iter().map(|key| keycode(key.abs())).collect();
+        let args: Vec<&str> = keys
+            .iter()
+            .zip(&codes)
+            .flat_map(|(key, code)| [if *key > 0 { "keydown" } else { "keyup" }, code])
+            .collect();
+        desktop.xdotool(&args);
+        soon("keys", || house.input.keys().len() >= keys.len());
+        assert_eq!(house.input.take(), keys);
+    }
+    // A key that only the X server has, and no keyboard: the viewer can tell what it makes, but not
+    // where it is. Level 3 is AltGr, and Q with it, which has a place, is not made another.
+    let level3 = "92";
+    desktop.xdotool(&["keydown", level3, "key", &keycode(16), "keyup", level3]);
+    soon("keys", || house.input.keys().len() >= 4);
+    assert_eq!(house.input.take(), [100, 16, -16, -100]);
+}
+
 #[test]
 fn tigervnc_with_passwords_and_tls() {
     let Some(desktop) = Desktop::start() else { return };
@@ -224,13 +279,19 @@ fn tigervnc_with_passwords_and_tls() {
     }
 }
 
+/// vncdotool's program. `None`, aloud, where it cannot be had.
+fn vncdotool() -> Option<PathBuf> {
+    let named = std::env::var_os("BERTH_TEST_VNCDO").map(PathBuf::from);
+    let found = named.or_else(|| program(&["vncdo"]));
+    if found.is_none() {
+        eprintln!("skipped: vncdotool is not installed");
+    }
+    found
+}
+
 #[test]
 fn vncdotool_types_and_sees() {
-    let named = std::env::var_os("BERTH_TEST_VNCDO").map(PathBuf::from);
-    let Some(vncdo) = named.or_else(|| program(&["vncdo"])) else {
-        eprintln!("skipped: vncdotool is not installed");
-        return;
-    };
+    let Some(vncdo) = vncdotool() else { return };
     let house = House::new(true, None);
     let dir = tempfile::tempdir().unwrap();
     let shot = dir.path().join("shot.bmp");
@@ -257,4 +318,37 @@ fn vncdotool_types_and_sees() {
     assert!(bytes[start..].chunks(3).all(|pixel| pixel == [0x56, 0xab, 0x12]));
     let (done, _) = run("wrong", &["capture", &path]);
     assert!(!done);
+}
+
+#[test]
+fn vncdotool_types_what_takes_alt_gr_and_dead_keys() {
+    let Some(vncdo) = vncdotool() else { return };
+    let house = House::new(false, None);
+    let typed = |args: &[&str]| {
+        let output = Command::new(&vncdo).args(["-s", &house.display()]).args(args).output();
+        let output = output.unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        // What came last is read when the connection ends.
+        soon("it has left", || house.hub.viewers() == 0);
+        house.input.take()
+    };
+    // It tells what a key makes, and Berth finds Shift and AltGr on the layout US, international.
+    let sign = [42, 3, -42, -3];
+    let euro = [100, 6, -100, -6];
+    let e_acute = [100, 18, -100, -18];
+    let big_a_diaeresis = [42, 100, 16, -100, -42, -16];
+    assert_eq!(
+        typed(&["type", "@€éÄ"]),
+        [&sign[..], &euro, &e_acute, &big_a_diaeresis].concat(),
+        "Shift, AltGr, AltGr, both"
+    );
+    // No key has these: a dead key comes first.
+    assert_eq!(typed(&["type", "àÊ"]), [41, -41, 30, -30, 42, 7, -7, -42, 42, 18, -42, -18]);
+    // It sends a character's number for the keysym, so U+FE51 is dead_acute, and U+FE03 AltGr.
+    assert_eq!(typed(&["key", "\u{fe51}", "key", "e"]), [40, -40, 18, -18]);
+    let held = ["keydown", "\u{fe03}", "key", "é", "keyup", "\u{fe03}"];
+    assert_eq!(typed(&held), [100, 18, -18, -100]);
+    // Alt_R is Alt, whatever the guest's layout has there; and no keysym is a Chinese character.
+    assert_eq!(typed(&["key", "ralt-q"]), [100, 16, -16, -100]);
+    assert!(typed(&["type", "漢"]).is_empty());
 }

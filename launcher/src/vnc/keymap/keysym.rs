@@ -1,8 +1,10 @@
 //! X11 keysyms (RFC 6143 §7.5.4): what a client wants to be written, by the keys of a US keyboard.
 //!
-//! What a plain US keyboard does not have is taken from "US, international with AltGr", which has
-//! most of Latin-1; the rest (letters with grave or circumflex) is left out, since no single key
-//! writes it. Clients that send the key's place as well ([`super::xt`]) need none of this.
+//! What a plain US keyboard does not have is taken from "US, international" (us(intl) of XKB, Windows'
+//! United States-International), which has most of Latin-1 with AltGr, and the rest of its letters
+//! by a dead key and a letter. There the keys of ' " ` ~ ^ are dead; those characters are struck all
+//! the same as on a plain US keyboard, which more guests have. Clients that send the key's place as
+//! well ([`super::xt`]) need none of this.
 
 use devices::input::Key;
 
@@ -115,6 +117,15 @@ const DEAD: [(u32, u16, Level); 14] = [
     (0xfe60, 12, Level::AltGrShift), // belowdot
 ];
 
+/// Letters that take two keys: the dead one's keysym, letters, and what each becomes by it.
+const ACCENTED: [(u32, &str, &str); 5] = [
+    (0xfe50, "AEIOUaeiou", "ÀÈÌÒÙàèìòù"), // grave
+    (0xfe51, "Yy", "Ýý"),                 // acute
+    (0xfe52, "AEIOUaeiou", "ÂÊÎÔÛâêîôû"), // circumflex
+    (0xfe53, "AOao", "ÃÕãõ"),             // tilde
+    (0xfe57, "EIeiy", "ËÏëïÿ"),           // diaeresis
+];
+
 /// Runs of keysyms whose keys follow each other as well: first and last keysym, first key.
 const RUNS: [(u32, u32, u16); 3] = [
     (0xffbe, 0xffc7, 59),  // F1 to F10
@@ -191,6 +202,15 @@ pub fn stroke(keysym: u32) -> Option<Stroke> {
     written(character(keysym)?)
 }
 
+/// The dead key and the letter that make a keysym which no single key does.
+pub fn accented(keysym: u32) -> Option<[Stroke; 2]> {
+    let wanted = character(keysym)?;
+    ACCENTED.iter().find_map(|(dead, letters, made)| {
+        let (letter, _) = letters.chars().zip(made.chars()).find(|(_, made)| *made == wanted)?;
+        Some([stroke(*dead)?, stroke(letter.into())?])
+    })
+}
+
 /// The character that a keysym stands for.
 pub fn character(keysym: u32) -> Option<char> {
     match keysym {
@@ -265,10 +285,13 @@ mod tests {
     }
 
     #[test]
-    fn latin_1_is_on_the_international_layout_but_for_grave_and_circumflex() {
-        let missing: String =
-            (0xa1..=0xff).filter(|sym| stroke(*sym).is_none()).map(char).collect();
-        assert_eq!(missing, "ª\u{ad}¯±·¸ºÀÂÃÈÊËÌÎÏÒÔÕÙÛÝàâãèêëìîïòôõùûýÿ");
+    fn latin_1_is_on_the_international_layout_but_for_some_signs() {
+        let (two, missing): (Vec<u32>, Vec<u32>) = (0xa1..=0xff)
+            .filter(|sym| stroke(*sym).is_none())
+            .partition(|sym| accented(*sym).is_some());
+        let text = |syms: Vec<u32>| -> String { syms.into_iter().map(char).collect() };
+        assert_eq!(text(two), "ÀÂÃÈÊËÌÎÏÒÔÕÙÛÝàâãèêëìîïòôõùûýÿ");
+        assert_eq!(text(missing), "ª\u{ad}¯±·¸º");
         let is = |c: char, number, level| {
             let got = stroke(c.into()).map(|stroke| (stroke.key, stroke.level));
             assert_eq!(got, Some((Key(number), level)), "{c}");
@@ -285,6 +308,19 @@ mod tests {
 
     fn char(sym: u32) -> char {
         char::from_u32(sym).unwrap()
+    }
+
+    #[test]
+    fn the_rest_of_the_letters_takes_a_dead_key() {
+        let two = |c: char| accented(c.into()).map(|two| two.map(|one| (one.key.0, one.level)));
+        assert_eq!(two('à'), Some([(41, Level::Plain), (30, Level::Plain)]));
+        assert_eq!(two('Ê'), Some([(7, Level::Shift), (18, Level::Shift)]));
+        assert_eq!(two('ÿ'), Some([(40, Level::Shift), (21, Level::Plain)]));
+        assert_eq!([two('é'), two('a'), two('ł'), two('±')], [None; 4]);
+        assert_eq!(accented(UNICODE + 0xe0), accented(0xe0));
+        for (_, letters, made) in ACCENTED {
+            assert_eq!(letters.chars().count(), made.chars().count());
+        }
     }
 
     #[test]
