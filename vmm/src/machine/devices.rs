@@ -103,7 +103,7 @@ pub fn attach(
     let mut balloon = None;
     if let Some(how) = config.balloon {
         let returns = Arc::new(Returns(memory.clone()));
-        let device = Balloon::new(config.memory_bytes, returns, how.deflate_on_oom)
+        let device = Balloon::new(config.memory_bytes, Some(returns), how.deflate_on_oom)
             .map_err(|e| failed("balloon".into())(&e))?;
         balloon = Some(device.control());
         place(resources::BALLOON, Box::new(device))?;
