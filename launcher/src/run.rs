@@ -211,6 +211,7 @@ fn prepare(plan: &Plan, console: &Arc<SerialConsole>, signals: &Signals) -> Resu
     let config = MachineConfig {
         cpus: plan.cpus,
         memory_bytes: plan.memory_bytes,
+        hugepages: None,
         boot: boot(&plan.boot),
         disks: disks.disks,
         nics: nic.into_iter().collect(),
