@@ -58,9 +58,7 @@ pub fn check(plan: &Plan, host: &Host) -> Result<(), Failure> {
     let judged = supply.judge(plan.memory_bytes, host.in_container);
     judged.map_err(|shortage| Failure::new(&shortage, exit::ERROR))?;
     let count = plan.memory_bytes / page.bytes();
-    log::info!(
-        "memory: all of it is set aside, {count} huge pages of {page}; nothing is given back"
-    );
+    log::info!("memory: it is to be on {count} huge pages of {page}; nothing of it is given back");
     Ok(())
 }
 
