@@ -12,6 +12,7 @@
 {{- range $name, $vm := include "berth.vms" . | fromJson -}}
 {{- $c := dict "root" $ "name" $name "vm" $vm "at" (printf "vmlist.%s" $name) -}}
 {{- include "berth.checkName" $c -}}
+{{- include "berth.checkMemory" $c -}}
 {{- include "berth.checkRootfs" $c -}}
 {{- include "berth.checkDisks" $c -}}
 {{- include "berth.checkNetwork" $c -}}
@@ -41,6 +42,16 @@
 {{- $full := include "berth.full" . -}}
 {{- if gt (len $full) 52 -}}
 {{- fail (printf "%s: %q, the release and the VM's name, has %d characters, and Kubernetes has room for 52; give either a shorter name" .at $full (len $full)) -}}
+{{- end -}}
+{{- end }}
+
+{{- define "berth.checkMemory" -}}
+{{- $cpu := .vm.vmconfig.cpu -}}
+{{- $page := get (dict "2Mi" 2 "1Gi" 1024) ($cpu.hugepages | default "none") | default 1 | int64 -}}
+{{- $ram := int64 $cpu.ram_mb -}}
+{{- $rest := mod $ram $page -}}
+{{- if $rest -}}
+{{- fail (printf "%s.vmconfig.cpu.ram_mb is %d, and hugepages are %s: give a multiple of %d, such as %d" .at $ram $cpu.hugepages $page (add (sub $ram $rest) $page)) -}}
 {{- end -}}
 {{- end }}
 

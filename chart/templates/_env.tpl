@@ -82,6 +82,10 @@
   value: {{ int64 $config.cpu.vcpu | quote }}
 - name: IMG_RAM_MB
   value: {{ int64 $config.cpu.ram_mb | quote }}
+{{- with $config.cpu.hugepages }}
+- name: HUGEPAGES
+  value: {{ . | quote }}
+{{- end }}
 - name: BOOT
   value: {{ $config.boot | quote }}
 {{- with $config.cmdline }}

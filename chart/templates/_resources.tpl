@@ -1,14 +1,18 @@
 {{/* What a pod asks of its node. Each takes (dict "root" $ "name" VM "vm" its settings). */}}
 
-{{/* Memory is the guest's and the overhead. */}}
+{{/* Memory is the guest's and the overhead; of a guest on huge pages, which are counted apart and must be
+     limited to what is requested, the overhead. */}}
 {{- define "berth.resources" -}}
 {{- $cpu := .vm.vmconfig.cpu -}}
 {{- $names := .root.Values.device_plugin.resources -}}
 {{- $overhead := int64 (include "berth.overheadMb" .) -}}
-{{- $memory := printf "%dMi" (add (int64 $cpu.ram_mb) $overhead) -}}
-{{- $requests := dict "memory" $memory "cpu" (printf "%dm" (mul 100 (int64 $cpu.vcpu))) -}}
+{{- $ram := int64 $cpu.ram_mb -}}
+{{- $huge := dict -}}
+{{- with $cpu.hugepages }}{{ $huge = dict (printf "hugepages-%s" .) (printf "%dMi" $ram) }}{{ $ram = 0 }}{{ end -}}
+{{- $memory := printf "%dMi" (add $ram $overhead) -}}
+{{- $requests := merge (dict "memory" $memory "cpu" (printf "%dm" (mul 100 (int64 $cpu.vcpu)))) $huge -}}
 {{- include "berth.overlay" (list $requests .vm.resources.requests) -}}
-{{- $limits := dict "memory" $requests.memory -}}
+{{- $limits := merge (dict "memory" $requests.memory) $huge -}}
 {{- include "berth.overlay" (list $limits .vm.resources.limits) -}}
 {{- $_ := set $limits $names.kvm 1 -}}
 {{- if and (include "berth.networked" .) $names.tun }}{{ $_ := set $limits $names.tun 1 }}{{ end -}}

@@ -159,9 +159,14 @@ pub struct Settings {
     /// Guest memory: MiB, or with a unit such as 512M or 2G [env: IMG_RAM_MB] [default: 1024]
     #[arg(long, value_name = "SIZE", help_heading = MACHINE)]
     pub memory: Option<String>,
+    /// Put all of the guest's memory on huge pages of this size that the host has set aside: 2M or 1G.
+    /// They are taken at the start, and nothing of them is given back before the end [env: HUGEPAGES]
+    /// [default: none]
+    #[arg(long, value_name = "SIZE", help_heading = MACHINE)]
+    pub hugepages: Option<String>,
     /// Whether the guest gives memory back, by a balloon: what it frees, always; and what it could
-    /// do without, when this pod's cgroup has too little. on or off [env: BERTH_BALLOON]
-    /// [default: on]
+    /// do without, when this pod's cgroup has too little. With --hugepages the balloon only tells how
+    /// the guest's memory does. on or off [env: BERTH_BALLOON] [default: on]
     #[arg(long, value_name = "WHETHER", help_heading = MACHINE)]
     pub balloon: Option<String>,
     /// Sockets between this host's programs and the guest's: PATH[,cid=N]. A program connects to the
@@ -367,6 +372,7 @@ fields! {
     DISK_BPS, disk_bps, "disk-bps", "DISK_BPS";
     CPUS, cpus, "cpus", "IMG_VCPU";
     MEMORY, memory, "memory", "IMG_RAM_MB";
+    HUGEPAGES, hugepages, "hugepages", "HUGEPAGES";
     BALLOON, balloon, "balloon", "BERTH_BALLOON";
     VSOCK, vsock, "vsock", "BERTH_VSOCK";
     NAME, name, "name", "HOSTNAME";

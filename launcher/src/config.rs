@@ -6,6 +6,7 @@
 mod balloon;
 mod disk;
 mod disks;
+mod hugepages;
 mod layers;
 mod network;
 mod ready;
@@ -22,7 +23,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use vmm::config::DiskEngine;
-use vmm::config::{BalloonConfig, DiskLimits, MAX_CPUS};
+use vmm::config::{BalloonConfig, DiskLimits, HugePage, MAX_CPUS};
 
 use crate::args::{self, Field};
 use crate::host::Host;
@@ -109,8 +110,10 @@ pub struct Plan {
     pub name: String,
     /// Number of vCPUs.
     pub cpus: u32,
-    /// Guest memory in bytes, a multiple of 2 MiB.
+    /// Guest memory in bytes, a multiple of 2 MiB, and of `hugepages`.
     pub memory_bytes: u64,
+    /// The huge pages that it is on.
+    pub hugepages: Option<HugePage>,
     /// How the guest gives memory back; `None`: not at all.
     pub balloon: Option<BalloonConfig>,
     /// Sockets between host and guest.
@@ -269,7 +272,8 @@ pub fn plan(layers: &Layers, host: &Host) -> Result<Plan, ConfigError> {
     let place = (image_dir.as_path(), name.as_str());
     let (root, fetch) = disks::root(layers, host, place, &boot, &mut warnings)?;
     let network = network::config(layers, host)?;
-    let memory_bytes = memory(layers, host)?;
+    let hugepages = hugepages::config(layers)?;
+    let memory_bytes = memory(layers, host, hugepages)?;
     let ready = ready::wanted(layers, &network.net, network.dhcp)?;
     let vnc = screen::vnc(layers, host, &network.net, &mut warnings)?;
     let control = path(layers, args::CONTROL)?;
@@ -277,6 +281,7 @@ pub fn plan(layers: &Layers, host: &Host) -> Result<Plan, ConfigError> {
         name,
         cpus,
         memory_bytes,
+        hugepages,
         balloon: balloon::config(layers, host, memory_bytes)?,
         vsock: vsock::config(layers, control.as_deref())?,
         generation: choice(
@@ -382,7 +387,7 @@ fn name(layers: &Layers, host: &Host) -> Result<String, ConfigError> {
     })
 }
 
-fn memory(layers: &Layers, host: &Host) -> Result<u64, ConfigError> {
+fn memory(layers: &Layers, host: &Host, hugepages: Option<HugePage>) -> Result<u64, ConfigError> {
     let given = layers.get(args::MEMORY).unwrap_or_else(|| Given {
         value: DEFAULT_MEMORY.wrapping_div(MIB).to_string(),
         origin: Origin::Flag("--memory (default)".to_owned()),
@@ -393,7 +398,8 @@ fn memory(layers: &Layers, host: &Host) -> Result<u64, ConfigError> {
     if bytes < MIN_MEMORY {
         return Err(given.error("is too little for a machine", "give at least 32M"));
     }
-    if let Some(limit) = host.memory
+    // Huge pages are no part of what a cgroup's memory limit is about.
+    if let Some(limit) = host.memory.filter(|_| hugepages.is_none())
         && bytes > limit.bytes
     {
         let (whose, more) = match limit.by_cgroup {
@@ -406,9 +412,12 @@ fn memory(layers: &Layers, host: &Host) -> Result<u64, ConfigError> {
             format_args!("give less{more}"),
         ));
     }
-    if !bytes.is_multiple_of(MEMORY_UNIT) {
-        let near = units::show(bytes - bytes % MEMORY_UNIT);
-        return Err(given.error("is not a multiple of 2 MiB", format!("give {near}, for example")));
+    let unit = hugepages.map_or(MEMORY_UNIT, HugePage::bytes);
+    if !bytes.is_multiple_of(unit) {
+        let near = units::show((bytes - bytes % unit).max(unit));
+        let whose = if hugepages.is_some() { ", a page of --hugepages" } else { "" };
+        let problem = format!("is not a multiple of {}{whose}", units::show(unit));
+        return Err(given.error(problem, format!("give {near}, for example")));
     }
     Ok(bytes)
 }

@@ -74,6 +74,11 @@ fn read_line(path: &Path) -> Option<String> {
     (!line.is_empty()).then(|| line.to_owned())
 }
 
+/// The number that is all of a file.
+pub fn read_number(path: &Path) -> Option<u64> {
+    read_line(path)?.parse().ok()
+}
+
 /// The smaller of the host's memory and the limits of this process's cgroup and those above it.
 fn memory_limit(root: &Path) -> Option<MemoryLimit> {
     let total = meminfo_total(&fs::read_to_string(root.join("proc/meminfo")).ok()?)?;
@@ -91,21 +96,43 @@ fn meminfo_total(text: &str) -> Option<u64> {
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
 }
 
-/// The limits of the cgroups named in `membership` (`/proc/self/cgroup`), v2 and v1, from the leaf
+/// The memory limits of the cgroups named in `membership`.
+fn cgroup_limits(root: &Path, membership: &str) -> Vec<u64> {
+    let limit = |(dir, version): (PathBuf, CgroupVersion)| {
+        // "max" in v2, and a number near 2⁶³ in v1, mean no limit: the first is no number, the
+        // second is larger than any host.
+        read_number(&dir.join(match version {
+            CgroupVersion::Two => "memory.max",
+            CgroupVersion::One => "memory.limit_in_bytes",
+        }))
+    };
+    cgroups(root, membership, "memory").into_iter().filter_map(limit).collect()
+}
+
+/// Of the two kinds of cgroups that Linux has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CgroupVersion {
+    /// A hierarchy for each controller.
+    One,
+    /// One for all.
+    Two,
+}
+
+/// The cgroups for `controller` that are named in `membership` (`/proc/self/cgroup`), from the leaf
 /// upwards. In a container the path may name what is outside of its cgroup namespace: what cannot
 /// be read does not count, and the root of the hierarchy is always looked at.
-fn cgroup_limits(root: &Path, membership: &str) -> Vec<u64> {
-    let mut limits = Vec::new();
+pub fn cgroups(root: &Path, membership: &str, controller: &str) -> Vec<(PathBuf, CgroupVersion)> {
+    let mut found = Vec::new();
     for line in membership.lines() {
         let mut parts = line.splitn(3, ':');
         let (Some(_), Some(controllers), Some(path)) = (parts.next(), parts.next(), parts.next())
         else {
             continue;
         };
-        let (hierarchy, file) = match controllers {
-            "" => (root.join("sys/fs/cgroup"), "memory.max"),
-            c if c.split(',').any(|c| c == "memory") => {
-                (root.join("sys/fs/cgroup/memory"), "memory.limit_in_bytes")
+        let (hierarchy, version) = match controllers {
+            "" => (root.join("sys/fs/cgroup"), CgroupVersion::Two),
+            c if c.split(',').any(|c| c == controller) => {
+                (root.join("sys/fs/cgroup").join(controller), CgroupVersion::One)
             }
             _ => continue,
         };
@@ -113,13 +140,10 @@ fn cgroup_limits(root: &Path, membership: &str) -> Vec<u64> {
         let path = path.trim_matches('/');
         let path = if path.split('/').any(|part| part == "..") { "" } else { path };
         let leaf = hierarchy.join(path);
-        for dir in leaf.ancestors().take_while(|dir| dir.starts_with(&hierarchy)) {
-            // "max" in v2, and a number near 2⁶³ in v1, mean no limit: the first is no number, the
-            // second is larger than any host.
-            limits.extend(read_line(&dir.join(file)).and_then(|text| text.parse::<u64>().ok()));
-        }
+        let dirs = leaf.ancestors().take_while(|dir| dir.starts_with(&hierarchy));
+        found.extend(dirs.map(|dir| (dir.to_owned(), version)));
     }
-    limits
+    found
 }
 
 #[cfg(test)]

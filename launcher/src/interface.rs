@@ -9,7 +9,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use devices::display::Picture;
-use vmm::config::MachineConfig;
+use vmm::config::{HugePage, MachineConfig};
 
 use crate::api::auth::{self, Passwords};
 use crate::api::control::{Control as ControlSocket, Served};
@@ -170,6 +170,7 @@ fn api(
             uptime_s: 0,
             cpus: plan.cpus,
             memory_bytes: plan.memory_bytes,
+            hugepage_bytes: plan.hugepages.map(HugePage::bytes),
             balloon_target_bytes: None,
             balloon_bytes: None,
             disks,

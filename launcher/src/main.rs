@@ -3,7 +3,7 @@
 //! [`args`] holds what was typed, [`config`] makes a plan of it, [`run`] tells the story:
 //! [`image`] and [`config_drive`] prepare the disks, [`net`] the network, [`vsock`] a socket that leads
 //! to the guest, [`machine`] is started, [`console`] and [`terminal`] join it to the user, [`screen`] serves it to viewers through
-//! [`server`] and [`vnc`], [`balloon`] asks its guest for memory, [`shutdown`] ends it, [`exit`] says how it ended. [`pull`] fetches an image
+//! [`server`] and [`vnc`], [`hugepages`] sees to its memory's, [`balloon`] asks its guest for memory, [`shutdown`] ends it, [`exit`] says how it ended. [`pull`] fetches an image
 //! without running it, [`check`] looks whether one would run. A machine that runs is reached from
 //! outside through [`api`], joined to it by [`interface`], and counted by [`metrics`]; [`client`] is the
 //! other end.
@@ -20,6 +20,7 @@ mod exit;
 mod failure;
 mod history;
 mod host;
+mod hugepages;
 mod image;
 mod interface;
 mod machine;

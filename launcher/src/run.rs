@@ -31,6 +31,7 @@ use crate::console::SerialConsole;
 use crate::exit::{self, Ending};
 use crate::failure::{Failure, sentence};
 use crate::host::Host;
+use crate::hugepages;
 use crate::image::base::Cancelled;
 use crate::image::generation::{Generation, Seen};
 use crate::image::identity::Identity;
@@ -83,7 +84,8 @@ fn logged(layers: &Layers, signals: Signals) -> Result<u8, Failure> {
         ConsoleMode::Auto | ConsoleMode::Stdio => SerialConsole::on_stdout(),
     };
     let console = Arc::new(console.map_err(|error| Failure::new(&error, exit::ERROR))?);
-    let outcome = live(&plan, &console, signals);
+    let enough = hugepages::check(&plan, &host);
+    let outcome = enough.and_then(|()| live(&plan, &console, signals));
     console.finish(CONSOLE_PATIENCE);
     if console.dropped() > 0 {
         log::warn!("{} bytes of console were dropped: nobody read them", console.dropped());
@@ -117,7 +119,8 @@ fn live(plan: &Plan, console: &Arc<SerialConsole>, signals: Signals) -> Result<E
     let Ready { mut config, created, mut network, screen } = prepare(plan, console, &signals)?;
     config.vsock = device;
     // Its files are written to, so they are opened before there is a sandbox.
-    let pressure = plan.balloon.map(|_| Pressure::open(Path::new("/")));
+    let asks = plan.balloon.is_some() && plan.hugepages.is_none();
+    let pressure = asks.then(|| Pressure::open(Path::new("/")));
     let sandbox = confine(plan, socket.as_ref(), network.as_mut(), &created)?;
     if let Some(network) = &mut network {
         network.serve()?;
@@ -211,6 +214,7 @@ fn prepare(plan: &Plan, console: &Arc<SerialConsole>, signals: &Signals) -> Resu
     let config = MachineConfig {
         cpus: plan.cpus,
         memory_bytes: plan.memory_bytes,
+        hugepages: plan.hugepages,
         boot: boot(&plan.boot),
         disks: disks.disks,
         nics: nic.into_iter().collect(),

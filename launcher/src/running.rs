@@ -76,6 +76,9 @@ impl Running {
     fn sample(&self, consoles: u32) -> Sample {
         let counts = self.control.counts();
         let process = self.procfs.process();
+        // The kernel counts huge pages for themselves, not as what is resident of a process.
+        let apart = counts.resident_bytes.filter(|_| self.status.hugepage_bytes.is_some());
+        let apart = apart.unwrap_or(0);
         let cpus = counts.exits.into_iter().enumerate();
         let cpus = cpus.map(|(number, exits)| Cpu { exits, times: self.procfs.cpu(number) });
         let disks = self.status.disks.iter().zip(self.control.disks());
@@ -100,7 +103,8 @@ impl Running {
             memory: Memory {
                 guest: self.status.memory_bytes,
                 guest_resident: counts.resident_bytes,
-                process_resident: process.map(|process| process.resident_bytes),
+                process_resident: process
+                    .map(|process| process.resident_bytes.saturating_add(apart)),
             },
             balloon: self.control.balloon().map(|balloon| Balloon::sample(&balloon)),
             times: process.map(|process| process.times),

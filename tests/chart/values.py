@@ -19,7 +19,7 @@ TABLE = [
         f"{SET} replicas": 1, f"{SET} podManagementPolicy": "Parallel", f"{SET} updateStrategy type": "RollingUpdate",
         f"{SET} serviceName": "berth-vm", f"{SET} volumeClaimTemplates": ABSENT, f"{VM} command": ["berth", "run"],
         f"{ENV} HOSTNAME value": "vm", f"{ENV} IMG_SOURCE value": URL, f"{ENV} IMG_TARGET": ABSENT,
-        f"{ENV} IMG_VCPU value": "1", f"{ENV} IMG_RAM_MB value": "1024", f"{ENV} NET value": "pod",
+        f"{ENV} IMG_VCPU value": "1", f"{ENV} IMG_RAM_MB value": "1024", f"{ENV} HUGEPAGES": ABSENT, f"{ENV} NET value": "pod",
         f"{ENV} STOP_TIMEOUT value": "25", f"{POD} terminationGracePeriodSeconds": 40,
         f"{POD} automountServiceAccountToken": False, f"{VM} terminationMessagePath": "/dev/termination-log",
         f"{VM} securityContext capabilities": {"drop": ["ALL"], "add": ["NET_ADMIN"]},
@@ -60,6 +60,18 @@ TABLE = [
         f"{VM} resources requests": {"memory": "3Gi", "cpu": 2}, f"{VM} resources limits memory": "3Gi"}),
     ("limits as told", "{resources: {limits: {cpu: '4', memory: 4Gi}}}", [], {
         f"{VM} resources limits cpu": "4", f"{VM} resources limits memory": "4Gi", f"{VM} resources requests memory": "1100Mi"}),
+    ("huge pages, which are limited to what is requested, and no memory", "{vmconfig: {cpu: {hugepages: 2Mi, ram_mb: 3072}}}", [], {
+        f"{ENV} HUGEPAGES value": "2Mi", f"{ENV} IMG_RAM_MB value": "3072",
+        f"{VM} resources requests": {"memory": "92Mi", "cpu": "100m", "hugepages-2Mi": "3072Mi"},
+        f"{VM} resources limits": {"memory": "92Mi", "hugepages-2Mi": "3072Mi", "berth.dev/kvm": 1, "berth.dev/tun": 1,
+                                   "berth.dev/vhost-net": 1}}),
+    ("large ones for all VMs, and for one of them none", "---\n{vmdefaults: {enabled: true, vmconfig: {cpu: {hugepages: 1Gi}}}, vmlist: {vm: "
+     "{resources: {requests: {cpu: '2'}, limits: {cpu: '2'}}}, other: {vnc: {enabled: false}, vmconfig: {cpu: {hugepages: '', ram_mb: 1025}, rootfs: "
+     "{sourceurl: /x}}}}}", [], {
+        f"{ENV} HUGEPAGES value": "1Gi", f"{VM} resources requests": {"memory": "76Mi", "cpu": "2", "hugepages-1Gi": "1024Mi"},
+        f"{VM} resources limits hugepages-1Gi": "1024Mi", f"{VM} resources limits memory": "76Mi",
+        "StatefulSet/berth-other spec template spec containers vm env HUGEPAGES": ABSENT,
+        "StatefulSet/berth-other spec template spec containers vm resources requests": {"memory": "1102Mi", "cpu": "100m"}}),
     ("no network", "{netconfig: {mode: none}}", [], {
         f"{VM} securityContext capabilities": {"drop": ["ALL"]}, f"{ENV} READY value": "running", f"{ENV} VHOST": ABSENT,
         f"{VM} resources limits": {"memory": "1100Mi", "berth.dev/kvm": 1}}),

@@ -1,5 +1,5 @@
 //! Memory that goes back to the host: what the guest frees, and what it is asked for when the cgroup
-//! that its machine runs in has too little.
+//! that its machine runs in has too little. And memory that does not: on huge pages.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -217,4 +217,169 @@ dmesg | grep -c 'Out of memory: Killed process' | sed 's/^/@@ killed /'"
     eprintln!("resident: {peak} MiB; {} times at the limit", cgroup.event("max"));
     assert!(peak > 700, "the hog had next to nothing: {peak} MiB");
     assert_eq!(cgroup.event("oom_kill"), 0);
+}
+
+/// The host's pool of pages of 2 MiB, as large as a test wants it; it is as it was when this is dropped.
+struct Pool(u64);
+
+impl Pool {
+    const DIR: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB";
+
+    fn of(pages: u64) -> Pool {
+        let pool = Pool(Pool::read("nr_hugepages"));
+        Pool::set(pages);
+        assert_eq!(
+            Pool::read("nr_hugepages"),
+            pages,
+            "the host has no {pages} huge pages to set aside"
+        );
+        pool
+    }
+
+    fn set(pages: u64) {
+        // What was loaded from files is in the way of large pieces.
+        let _ = fs::write("/proc/sys/vm/drop_caches", "3");
+        let _ = fs::write("/proc/sys/vm/compact_memory", "1");
+        fs::write(format!("{}/nr_hugepages", Pool::DIR), pages.to_string())
+            .unwrap_or_else(|e| panic!("huge pages cannot be set aside: {e}"));
+    }
+
+    fn read(name: &str) -> u64 {
+        let text = fs::read_to_string(format!("{}/{name}", Pool::DIR));
+        text.ok().and_then(|text| text.trim().parse().ok()).expect("the kernel has huge pages")
+    }
+
+    /// What nobody has, nor has a promise of.
+    fn free() -> u64 {
+        Pool::read("free_hugepages") - Pool::read("resv_hugepages")
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        Pool::set(self.0);
+    }
+}
+
+/// What the machine's process has mapped on pages of 2 MiB, in MiB.
+fn on_huge_pages(machine: &VirtualMachine) -> u64 {
+    let maps = fs::read_to_string(format!("/proc/{}/smaps", machine.pid())).expect("it runs");
+    let (mut size, mut sum) = (0, 0);
+    for line in maps.lines() {
+        let number = |rest: &str| rest.trim().trim_end_matches(" kB").parse::<u64>().expect("KiB");
+        if let Some(rest) = line.strip_prefix("Size:") {
+            size = number(rest);
+        } else if let Some(rest) = line.strip_prefix("KernelPageSize:") {
+            sum += if number(rest) == 2048 { size } else { 0 };
+        }
+    }
+    sum / 1024
+}
+
+/// The value of a metric, by what its line begins with, once it is there.
+fn metric(machine: &VirtualMachine, name: &str) -> u64 {
+    let read = || {
+        let output = Command::new("curl")
+            .args([
+                "--silent",
+                "--show-error",
+                "--max-time",
+                "120",
+                "http://127.0.0.1:5900/metrics",
+            ])
+            .output()
+            .expect("curl is installed");
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        value.and_then(|value| value.parse::<f64>().ok())
+    };
+    wait_until(machine, name, || read().map_or((false, 0), |value| (true, value as u64)))
+}
+
+#[test]
+#[ignore = "needs KVM: tests/run e2e"]
+fn memory_on_huge_pages_is_there_from_the_first_to_the_last() {
+    let _pool = Pool::of(200);
+    let job = format!(
+        "{FUNCTIONS}
+d=$(disk state)
+boots=$(($(dd if=$d bs=1 count=1 2>/dev/null | tr '\\000' 0) + 1))
+printf $boots | dd of=$d conv=notrunc,fsync 2>/dev/null
+fill a 200; echo \"@@ boot $boots\"
+read x; rm /tmp/a; echo \"@@ freed $boots\"
+read x; [ $boots = 2 ] && exit 0
+reboot -f
+sleep 600"
+    );
+    let guest = SmallGuest::running(&job).memory("320M").flag("--hugepages", "2M");
+    let disk = guest.directory().join("state");
+    berth_tests::DiskImage::raw(&disk, MIB);
+    let (_directory, mut machine) = guest.disk(&disk, "format=raw,serial=state").start();
+    for boot in ["1", "2"] {
+        assert_eq!(machine.wait_for_value("boot"), boot);
+        assert_eq!((on_huge_pages(&machine), Pool::free()), (320, 40), "boot {boot}");
+        // The kernel counts them apart; Berth does not.
+        let counted = resident(&machine);
+        assert!(counted < 100, "{counted} MiB are resident");
+        assert_eq!(metric(&machine, "berth_guest_memory_resident_bytes"), 320 * MIB);
+        let all = metric(&machine, "berth_process_resident_memory_bytes");
+        assert!((320 * MIB..420 * MIB).contains(&all), "{all}");
+        // Nothing comes back, and nobody complains.
+        machine.send("\n");
+        assert_eq!(machine.wait_for_value("freed"), boot);
+        let told = metric(&machine, "berth_guest_memory_reported_bytes{kind=\"total\"}");
+        assert!((200 * MIB..=320 * MIB).contains(&told), "the guest tells of {told} bytes");
+        // Longer than it takes for what is free to be reported.
+        thread::sleep(Duration::from_secs(10));
+        assert_eq!((on_huge_pages(&machine), Pool::free()), (320, 40), "boot {boot}");
+        assert_eq!(metric(&machine, "berth_balloon_returned_bytes_total{how=\"reported\"}"), 0);
+        assert_eq!(metric(&machine, "berth_balloon_failures_total"), 0);
+        machine.send("\n");
+    }
+    let end = machine.wait_for_exit();
+    end.expect_success();
+    assert!(end.log.contains("160 huge pages of 2 MiB; nothing"), "{end}");
+    assert_eq!(Pool::free(), 200);
+}
+
+#[test]
+#[ignore = "needs KVM: tests/run e2e"]
+fn too_few_huge_pages_are_told_before_anything_is_made() {
+    let _pool = Pool::of(20);
+    let guest = || SmallGuest::running("true").memory("128M").flag("--hugepages", "2M");
+    // What helps is something else in a container, and this may be one.
+    let refused = |end: berth_tests::Report, what: &str, remedy: &str| {
+        assert_eq!(end.exit_code, Some(1), "{end}");
+        let errors: Vec<&str> = end.log.lines().filter(|line| line.contains("error")).collect();
+        let start = format!("128 MiB of guest memory need 64 huge pages of 2 MiB, and {what}");
+        assert!(errors.len() == 1 && errors[0].contains(&start), "{end}");
+        assert!(errors[0].contains(remedy), "{end}");
+        assert_eq!(Pool::free(), Pool::read("nr_hugepages"));
+    };
+    refused(
+        guest().report(),
+        "20 are free on this ",
+        ": echo 64 >/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages",
+    );
+    // A cgroup may have fewer than there are.
+    Pool::set(80);
+    let cgroup = Cgroup::new("hugepages", 512 * MIB);
+    fs::write("/sys/fs/cgroup/cgroup.subtree_control", "+hugetlb").expect("a hugetlb cgroup");
+    cgroup.write("hugetlb.2MB.max", &(124 * MIB).to_string());
+    let (_directory, machine) = cgroup.enter(guest());
+    refused(machine.wait_for_exit(), "this cgroup may have 62 more; ", "");
+    // Where it cannot see that, the kernel says so when the memory is mapped, and not later.
+    let procs = cgroup.0.join("cgroup.procs");
+    let unseen = format!("echo $$ >{}; set -- unshare --cgroup \"$@\"", procs.display());
+    let (_directory, machine) = guest().start_by(Berth::run_after(&unseen));
+    refused(
+        machine.wait_for_exit(),
+        "only 62 can be had here; ",
+        "raise this cgroup's (or pod's) limit on them, or do without --hugepages",
+    );
+    // With as many as it needs, it runs, however little else it may have.
+    cgroup.write("hugetlb.2MB.max", &(128 * MIB).to_string());
+    cgroup.write("memory.max", &(100 * MIB).to_string());
+    let (_directory, machine) = cgroup.enter(guest());
+    machine.wait_for_exit().expect_success();
 }

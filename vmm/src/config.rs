@@ -1,5 +1,6 @@
 //! What a machine is asked to be: plain data, with the open files and backends it is made of.
 
+use std::fmt;
 use std::fs::File;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
@@ -14,6 +15,9 @@ pub struct MachineConfig {
     pub cpus: u32,
     /// Guest RAM in bytes; a multiple of 2 MiB, at least 32 MiB.
     pub memory_bytes: u64,
+    /// The huge pages that guest RAM is on, of which it is a multiple; `None`: pages as the host's
+    /// kernel finds them.
+    pub hugepages: Option<HugePage>,
     /// Where the kernel comes from.
     pub boot: BootConfig,
     /// Disks, in the order of their PCI slots.
@@ -57,6 +61,37 @@ impl DisplayConfig {
         sides.contains(&self.width)
             && sides.contains(&self.height)
             && bytes <= devices::display::dispi::MEMORY_LEN as u64
+    }
+}
+
+/// A huge page that the host has set aside (hugetlbfs), by its size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HugePage {
+    /// 2 MiB.
+    TwoMib,
+    /// 1 GiB.
+    OneGib,
+}
+
+impl HugePage {
+    /// All of them.
+    pub const ALL: [HugePage; 2] = [HugePage::TwoMib, HugePage::OneGib];
+
+    /// Its size.
+    pub const fn bytes(self) -> u64 {
+        match self {
+            HugePage::TwoMib => 2 << 20,
+            HugePage::OneGib => 1 << 30,
+        }
+    }
+}
+
+impl fmt::Display for HugePage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            HugePage::TwoMib => "2 MiB",
+            HugePage::OneGib => "1 GiB",
+        })
     }
 }
 

@@ -3,6 +3,10 @@
 //! The host maps it anonymously, privately and without reserving swap, aligned so that a 2 MiB page
 //! of the host is a 2 MiB page of the guest: with huge pages on both sides, nested paging walks and
 //! faults are a fraction of what they are with small ones.
+//!
+//! Or it is on huge pages that the host has set aside (hugetlbfs; kernel documentation,
+//! admin-guide/mm/hugetlbpage.rst): then all of it is there before the machine starts, and stays as a
+//! whole until the process ends. Nothing of it is given back, since a part of a page cannot be.
 
 #![allow(unsafe_code)] // mmap of guest RAM: the one place that owns it
 
@@ -15,6 +19,7 @@ use devices::mem::{
 };
 use vm_memory::{GuestRegionMmap, MmapRegion};
 
+use crate::config::HugePage;
 use crate::machine::layout;
 
 /// Guest and host pages are aligned to each other at this size.
@@ -33,6 +38,20 @@ pub enum MemoryError {
         /// Why not.
         #[source]
         source: std::io::Error,
+    },
+    /// There are not enough huge pages.
+    #[error(
+        "{} MiB of guest memory need {} huge pages of {page}, and {why}; set more of them aside on this \
+         host, raise this cgroup's (or pod's) limit on them, or do without --hugepages",
+        bytes >> 20, bytes / page.bytes()
+    )]
+    HugePages {
+        /// How much was asked for.
+        bytes: u64,
+        /// On which pages.
+        page: HugePage,
+        /// What is in the way.
+        why: String,
     },
     /// The pieces do not make a memory map.
     #[error("cannot lay out guest memory: {0}")]
@@ -55,10 +74,40 @@ pub fn ranges(bytes: u64) -> Vec<(u64, u64)> {
 /// # Errors
 /// [`MemoryError`].
 pub fn allocate(bytes: u64) -> Result<GuestMemory, MemoryError> {
+    lay_out(bytes, map_aligned)
+}
+
+/// Maps `bytes` of guest RAM, a multiple of the size of `page`, on such pages: all of them are there
+/// afterwards. That takes as long as it takes to fill them with zeroes.
+///
+/// # Errors
+/// [`MemoryError`].
+pub fn allocate_huge(bytes: u64, page: HugePage) -> Result<GuestMemory, MemoryError> {
+    let mut before = 0;
+    lay_out(bytes, |len| {
+        let refused = |why| MemoryError::HugePages { bytes, page, why };
+        let mapping = map_huge(len, page)
+            .map_err(|error| refused(format!("the kernel cannot set them aside: {error}")))?;
+        let there = resident_in(mapping.as_ptr() as u64, len as u64)
+            .map_err(|error| refused(format!("nobody knows how many are there: {error}")))?;
+        before += there;
+        // What is not there cannot be had, and would be a SIGBUS when it is touched.
+        if there < len as u64 {
+            return Err(refused(format!("only {} can be had here", before / page.bytes())));
+        }
+        Ok(mapping)
+    })
+}
+
+/// Guest RAM of pieces that `map` maps.
+fn lay_out(
+    bytes: u64,
+    mut map: impl FnMut(usize) -> Result<MmapRegion, MemoryError>,
+) -> Result<GuestMemory, MemoryError> {
     let mut regions = Vec::new();
     for (start, len) in ranges(bytes) {
         let len = usize::try_from(len).map_err(|e| MemoryError::Layout(e.to_string()))?;
-        let mapping = map_aligned(len)?;
+        let mapping = map(len)?;
         let region = GuestRegionMmap::new(mapping, GuestAddress(start))
             .ok_or_else(|| MemoryError::Layout(format!("{len:#x} bytes at {start:#x} overflow")))?;
         regions.push(region);
@@ -111,6 +160,32 @@ fn map_aligned(len: usize) -> Result<MmapRegion, MemoryError> {
     region.map_err(|e| MemoryError::Layout(e.to_string()))
 }
 
+/// An anonymous mapping of `len` bytes on pages of this size, as far as they can be had.
+fn map_huge(len: usize, page: HugePage) -> std::io::Result<MmapRegion> {
+    let size = match page {
+        HugePage::TwoMib => libc::MAP_HUGE_2MB,
+        HugePage::OneGib => libc::MAP_HUGE_1GB,
+    };
+    let protection = libc::PROT_READ | libc::PROT_WRITE;
+    // Without MAP_NORESERVE the kernel sets the pages aside now, or refuses. It may still not give them
+    // to a cgroup that is limited: only when each is touched, so all are, by the kernel, which sends no
+    // signals for that. The start of a mapping is that of a page.
+    let flags = libc::MAP_ANONYMOUS | libc::MAP_PRIVATE;
+    let flags = flags | libc::MAP_HUGETLB | size | libc::MAP_POPULATE;
+    // SAFETY: a new anonymous mapping at an address of the kernel's choice touches nothing else.
+    let start = unsafe { libc::mmap(ptr::null_mut(), len, protection, flags, -1, 0) };
+    if start == libc::MAP_FAILED {
+        return Err(std::io::Error::last_os_error());
+    }
+    // SAFETY: the range was mapped above with these flags, and is given away whole; as in `map_aligned`
+    // it is not unmapped again. Advice against a core dump changes nothing that is seen here.
+    let region = unsafe {
+        libc::madvise(start, len, libc::MADV_DONTDUMP);
+        MmapRegion::build_raw(start.cast(), len, protection, flags)
+    };
+    region.map_err(std::io::Error::other)
+}
+
 /// Every piece of RAM: guest address, length, and where the host has it.
 pub fn host_ranges(memory: &GuestMemory) -> Vec<(u64, u64, u64)> {
     memory
@@ -127,22 +202,25 @@ pub fn host_ranges(memory: &GuestMemory) -> Vec<(u64, u64, u64)> {
 /// # Errors
 /// What mincore says.
 pub fn resident(memory: &GuestMemory) -> std::io::Result<u64> {
+    host_ranges(memory).into_iter().map(|(_, len, host)| resident_in(host, len)).sum()
+}
+
+/// Of a piece of RAM: where the host has it, and its length.
+fn resident_in(host: u64, len: u64) -> std::io::Result<u64> {
     let mut pages = [0_u8; 1 << 14];
     let mut resident = 0_u64;
-    for (_, len, host) in host_ranges(memory) {
-        for at in (0..len).step_by(pages.len() * PAGE) {
-            let some = (len - at).min((pages.len() * PAGE) as u64);
-            let count = some.div_ceil(PAGE as u64) as usize;
-            // SAFETY: the range is a part of guest RAM, which stays mapped and begins on a page; it
-            // is only asked about. One byte is written for each of its pages, and `pages` has as many.
-            let status =
-                unsafe { libc::mincore((host + at) as *mut _, some as usize, pages.as_mut_ptr()) };
-            if status != 0 {
-                return Err(std::io::Error::last_os_error());
-            }
-            let here = pages.iter().take(count).filter(|page| **page & 1 == 1).count();
-            resident += here as u64 * PAGE as u64;
+    for at in (0..len).step_by(pages.len() * PAGE) {
+        let some = (len - at).min((pages.len() * PAGE) as u64);
+        let count = some.div_ceil(PAGE as u64) as usize;
+        // SAFETY: the range is a part of guest RAM, which stays mapped and begins on a page; it
+        // is only asked about. One byte is written for each of its pages, and `pages` has as many.
+        let status =
+            unsafe { libc::mincore((host + at) as *mut _, some as usize, pages.as_mut_ptr()) };
+        if status != 0 {
+            return Err(std::io::Error::last_os_error());
         }
+        let here = pages.iter().take(count).filter(|page| **page & 1 == 1).count();
+        resident += here as u64 * PAGE as u64;
     }
     Ok(resident)
 }
@@ -213,6 +291,59 @@ mod tests {
         let touched = resident(&memory).unwrap();
         // A page each, small or huge.
         assert!((2 * PAGE as u64..=2 * HUGE_PAGE as u64).contains(&touched), "{touched}");
+    }
+
+    /// How many huge pages nobody has, nor has a promise of; 0 where there are none.
+    fn free(page: HugePage) -> u64 {
+        let dir = format!("/sys/kernel/mm/hugepages/hugepages-{}kB", page.bytes() >> 10);
+        let number = |name: &str| {
+            let text = std::fs::read_to_string(format!("{dir}/{name}")).ok();
+            text.and_then(|text| text.trim().parse::<u64>().ok()).unwrap_or(0)
+        };
+        number("free_hugepages").saturating_sub(number("resv_hugepages"))
+    }
+
+    #[test]
+    fn huge_pages_are_all_there() {
+        let page = HugePage::TwoMib;
+        if free(page) < 4 {
+            eprintln!("skipped: four huge pages of {page} are needed, and {} are free", free(page));
+            return;
+        }
+        let memory = allocate_huge(4 * page.bytes(), page).unwrap();
+        assert_eq!(resident(&memory).unwrap(), 4 * page.bytes());
+        let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+        let [(_, len, host)] = host_ranges(&memory)[..] else { panic!("not one piece") };
+        let mapping = format!("{host:x}-{:x} ", host + len);
+        let (_, about) = maps.split_once(&mapping).unwrap();
+        let size = about.lines().find_map(|line| line.strip_prefix("KernelPageSize:")).unwrap();
+        assert_eq!(size.trim(), "2048 kB");
+        let last = GuestAddress(4 * page.bytes() - 8);
+        memory.write_obj(0x1234_u64, last).unwrap();
+        assert_eq!(memory.read_obj::<u64>(last).unwrap(), 0x1234);
+        assert_eq!(memory.read_obj::<u64>(GuestAddress(0)).unwrap(), 0);
+    }
+
+    #[test]
+    fn too_few_huge_pages_are_an_error() {
+        for page in HugePage::ALL {
+            // More than any host has; where the size is unknown, all are too many.
+            let bytes = 1 << 46;
+            if free(page) * page.bytes() >= layout::LOW_RAM_END {
+                eprintln!(
+                    "skipped: the first piece of so much memory is there, on pages of {page}"
+                );
+                continue;
+            }
+            let said = allocate_huge(bytes, page).unwrap_err().to_string();
+            let start = format!(
+                "67108864 MiB of guest memory need {} huge pages of {page}, and the kernel cannot set \
+                 them aside: ",
+                bytes / page.bytes()
+            );
+            assert!(said.starts_with(&start), "{said}");
+            assert!(said.ends_with("or do without --hugepages"), "{said}");
+        }
     }
 
     #[test]

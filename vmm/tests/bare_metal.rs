@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use devices::serial::Console;
-use vmm::config::{BootConfig, DiskConfig, DisplayConfig, Identity, MachineConfig};
+use vmm::config::{BootConfig, DiskConfig, DisplayConfig, HugePage, Identity, MachineConfig};
 use vmm::{ExitReason, Machine, StartError};
 
 #[path = "bare_metal/counting.rs"]
@@ -140,6 +140,7 @@ fn start_on(
     let config = MachineConfig {
         cpus,
         memory_bytes: memory_mib << 20,
+        hugepages: None,
         boot: BootConfig::Kernel {
             kernel: kernel.path().into(),
             initrd: None,
@@ -308,10 +309,12 @@ fn holes_read_ones_and_swallow_writes() {
 fn wrong_configurations_are_refused_in_words() {
     let code = Code::default().power_off();
     let kernel = code.elf();
-    let with = |cpus, memory_bytes, display, path: &std::path::Path| {
+    let huge = |cpus, memory_bytes, display, hugepages| {
+        let path = kernel.path();
         let config = MachineConfig {
             cpus,
             memory_bytes,
+            hugepages,
             boot: BootConfig::Kernel { kernel: path.into(), initrd: None, cmdline: String::new() },
             disks: Vec::new(),
             nics: Vec::new(),
@@ -324,10 +327,13 @@ fn wrong_configurations_are_refused_in_words() {
         };
         Machine::start(config).err().expect("refused").to_string()
     };
-    assert!(with(0, 64 << 20, None, kernel.path()).contains("0 vCPUs"));
-    assert!(with(65, 64 << 20, None, kernel.path()).contains("65 vCPUs"));
-    assert!(with(1, 1 << 20, None, kernel.path()).contains("1048576 bytes of memory"));
+    let with = |cpus, memory_bytes, display| huge(cpus, memory_bytes, display, None);
+    assert!(with(0, 64 << 20, None).contains("0 vCPUs"));
+    assert!(with(65, 64 << 20, None).contains("65 vCPUs"));
+    assert!(with(1, 1 << 20, None).contains("1048576 bytes of memory"));
+    let refused = huge(1, 64 << 20, None, Some(HugePage::OneGib));
+    assert!(refused.contains("67108864 bytes of memory are not a multiple of huge pages of 1 GiB"));
     let display = DisplayConfig { width: 4000, height: 4000 };
-    let refused = with(1, 64 << 20, Some(display), kernel.path());
+    let refused = with(1, 64 << 20, Some(display));
     assert!(refused.contains("4000 × 4000 pixels"), "{refused}");
 }

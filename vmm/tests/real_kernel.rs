@@ -143,6 +143,7 @@ fn a_kernel_prints_on_the_screen_and_reads_the_keyboard() {
     let machine = Machine::start(MachineConfig {
         cpus: 1,
         memory_bytes: 256 << 20,
+        hugepages: None,
         boot: BootConfig::Kernel {
             kernel: guest("bzImage"),
             initrd: Some(initrd.path().into()),

@@ -19,6 +19,9 @@
 //! are not there, and 3 (or 2) for drivers that count only those that are, as Linux does. No other
 //! queue of ours can be meant, so both are served.
 //!
+//! Where nothing can be given back (RAM on huge pages, which stay as a whole) the device is there for
+//! its statistics: free page reporting is not offered, and what is put into the balloon stays where it is.
+//!
 //! Left out: free page hints (for migration), telling the host before pages are used again: there is
 //! nothing to prepare for that. One thread serves all queues.
 
@@ -62,21 +65,21 @@ const POISON: u64 = 12;
 /// A balloon.
 pub struct Balloon {
     control: Arc<Control>,
-    reclaim: Arc<dyn Reclaim>,
+    reclaim: Option<Arc<dyn Reclaim>>,
     deflate_on_oom: bool,
     worker: Option<Worker<Vec<LiveQueue>>>,
     malformed: Arc<AtomicU64>,
 }
 
 impl Balloon {
-    /// A balloon for a guest with `ram` bytes of RAM, which `reclaim` gives back. With
-    /// `deflate_on_oom` a guest that is out of memory may take back what it gave.
+    /// A balloon for a guest with `ram` bytes of RAM, which `reclaim` gives back; `None`: nothing is
+    /// given back. With `deflate_on_oom` a guest that is out of memory may take back what it gave.
     ///
     /// # Errors
     /// When no descriptor is left.
     pub fn new(
         ram: u64,
-        reclaim: Arc<dyn Reclaim>,
+        reclaim: Option<Arc<dyn Reclaim>>,
         deflate_on_oom: bool,
     ) -> std::io::Result<Balloon> {
         Ok(Balloon {
@@ -105,7 +108,8 @@ impl VirtioDevice for Balloon {
 
     fn features(&self) -> u64 {
         let oom = if self.deflate_on_oom { F_DEFLATE_ON_OOM } else { 0 };
-        RING_FEATURES | F_STATS_VQ | F_PAGE_POISON | F_REPORTING | oom
+        let reporting = if self.reclaim.is_some() { F_PAGE_POISON | F_REPORTING } else { 0 };
+        RING_FEATURES | F_STATS_VQ | reporting | oom
     }
 
     fn queue_sizes(&self) -> Vec<u16> {

@@ -24,6 +24,9 @@ pub struct Status {
     pub cpus: u32,
     /// Guest memory.
     pub memory_bytes: u64,
+    /// Size of the huge pages that it is on; `null` where it is on none.
+    #[serde(default)]
+    pub hugepage_bytes: Option<u64>,
     /// What of it the guest was asked to do without; `null` where there is no balloon.
     #[serde(default)]
     pub balloon_target_bytes: Option<u64>,
@@ -130,7 +133,10 @@ impl Status {
                 units::show(target.unwrap_or_default())
             ),
         };
-        line("memory", format!("{}{balloon}", units::show(self.memory_bytes)));
+        let pages =
+            self.hugepage_bytes.map(|page| format!(" on huge pages of {}", units::show(page)));
+        let pages = pages.unwrap_or_default();
+        line("memory", format!("{}{pages}{balloon}", units::show(self.memory_bytes)));
         for disk in &self.disks {
             let how = if disk.read_only { ", read-only" } else { "" };
             let size = units::show(disk.size_bytes);
@@ -201,6 +207,7 @@ pub mod tests {
             uptime_s: 3723,
             cpus: 2,
             memory_bytes: 2 << 30,
+            hugepage_bytes: None,
             balloon_target_bytes: Some(0),
             balloon_bytes: Some(0),
             disks: vec![disk("root", 10 << 30), drive],
@@ -250,6 +257,8 @@ pub mod tests {
         (status.disks[0].errors, status.disks[0].waits_for_room) = (3, true);
         (status.balloon_bytes, status.balloon_target_bytes) = (Some(64 << 20), Some(96 << 20));
         let text = status.to_text();
+        status.hugepage_bytes = Some(1 << 30);
+        assert!(status.to_text().contains("memory     2 GiB on huge pages of 1 GiB, 64 MiB given"));
         for line in [
             "memory     2 GiB, 64 MiB given back of 96 MiB asked for\n",
             "state      paused, up for 1 h 2 min; there is no room for /image/root\n",

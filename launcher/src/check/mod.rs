@@ -7,6 +7,7 @@
 
 mod device;
 mod finding;
+mod hugepages;
 mod kvm;
 mod memory;
 mod network;
@@ -24,6 +25,7 @@ use crate::config::{self, ConfigError, DiskEngine, Layers, Plan, Root};
 use crate::exit;
 use crate::failure::{Failure, sentence};
 use crate::host::Host;
+use crate::hugepages::Supply;
 use crate::image::identity::Identity;
 use finding::{Finding, Level};
 use kvm::Kvm;
@@ -106,7 +108,9 @@ impl Report {
         let findings = &mut self.findings;
         findings.extend(plan.warnings.iter().map(|text| Finding::warning("settings", text)));
         findings.push(Kvm::gather().judge(plan.cpus, place));
-        findings.push(memory::judge(plan.memory_bytes, host.memory, place));
+        let on_pages = plan.hugepages.map(|page| Supply::gather(&host.root, page));
+        findings.push(memory::judge(plan.memory_bytes, on_pages.is_some(), host.memory, place));
+        findings.extend(on_pages.map(|supply| hugepages::judge(&supply, plan.memory_bytes, place)));
         let size = match &plan.root {
             Root::Image(image) => image.size,
             Root::Device(_) | Root::None => None,

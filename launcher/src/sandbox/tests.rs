@@ -260,6 +260,7 @@ fn run_machine(kernel: &Path) {
         vsock: None,
         cpus: 2,
         memory_bytes: 64 << 20,
+        hugepages: None,
         boot: BootConfig::Kernel { kernel: kernel.into(), initrd: None, cmdline: "quiet".into() },
         disks: Vec::new(),
         nics: Vec::new(),

@@ -12,7 +12,7 @@ import re
 import subprocess
 
 from fields import Fields, Unsupported
-from resources import Resources, device_nodes, oom_score_adj
+from resources import Resources, block_device, device_nodes, oom_score_adj
 from volumes import Volumes, contents
 
 NODE_LABELS = {"kubernetes.io/os": "linux", "kubernetes.io/arch": "amd64"}
@@ -142,6 +142,8 @@ class Pod:
             process = self._process(fields, score)
             message, mounts = self._mounts(fields, directory)
             nodes, rules, more = self._devices(resources.devices, process["env"])
+            for node, rule in self._volume_devices(fields):
+                nodes, rules = nodes + [node], rules + [rule]
             read_only = self._container_security(fields.below("securityContext", {}), process)
             probes = {kind: fields.take(f"{kind}Probe", dict, None) for kind in ("startup", "liveness", "readiness")}
             pre_stop = self._pre_stop(fields.below("lifecycle", {}))
@@ -260,6 +262,15 @@ class Pod:
         # What is mounted on what comes later.
         ordered = sorted(binds, key=lambda path: path.count("/"))
         return message, self._runtime_mounts() + [self._bind(path, *binds[path]) for path in ordered]
+
+    def _volume_devices(self, fields):
+        """Volumes that are block devices: each with its rule."""
+        found = []
+        for device in fields.each("volumeDevices"):
+            with device:
+                name, path = device.take("name", str), device.take("devicePath", str)
+                found.append(block_device(self.volumes.device(name, device.path), path))
+        return found
 
     @staticmethod
     def _bind(target, source, read_only):

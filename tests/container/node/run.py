@@ -21,8 +21,9 @@ import bundle
 import names
 import network
 import probes
-from fields import Unsupported
-from volumes import contents
+from fields import Fields, Unsupported
+from resources import Resources
+from volumes import claimed, contents
 
 PATIENCE_SECONDS = 600
 PLUGINS = pathlib.Path("/var/lib/kubelet/device-plugins")
@@ -185,6 +186,8 @@ class Node:
         """Ends what runs."""
         for running in self.running:
             running.kill()
+        for pod in self.pods:
+            pod.volumes.detach()
 
 
 def ssh(node, address, command):
@@ -329,6 +332,40 @@ def use_screen(vm, secret):
     try_password(password, False, "the Secret's old")
 
 
+# In the guest: the disk with a serial number, its size; and a mark at its beginning and its end, read back.
+FIND = 'for s in /sys/block/vd*/serial; do [ "$(cat $s)" = %s ] && d=${s%%/serial}; done; d=${d##*/}; '
+SIZE = 'echo $(($(cat /sys/block/$d/size) * 512)); '
+WRITE = 'for at in 0 %d; do dd if=/dev/urandom of=/dev/$d bs=1M count=1 seek=$at conv=fsync 2>/dev/null || exit 1; done; '
+READ = 'for at in 0 %d; do dd if=/dev/$d bs=1M count=1 skip=$at 2>/dev/null | sha256sum; done'
+
+
+def block_disks(node, thing):
+    """Volumes of the VM that are block devices: serial number in the guest, and size."""
+    spec = thing["spec"]["template"]["spec"]
+    volumes = {volume["name"]: volume for volume in spec["volumes"]}
+    found = {}
+    for device in spec["containers"][0].get("volumeDevices", []):
+        claim = volumes[device["name"]]["persistentVolumeClaim"]["claimName"]
+        found[device["devicePath"].rsplit("/", 1)[1]] = claimed(node.find("PersistentVolumeClaim", claim))[1]
+    return found
+
+
+def use_disks(vm, thing, marks):
+    """The guest has each block volume as a disk of its size. Those not in `marks` are written to; all are read:
+    the answer is what they hold."""
+    found = {}
+    for serial, size in block_disks(vm.node, thing).items():
+        last = (size >> 20) - 1
+        command = FIND % serial + SIZE + ("" if serial in marks else WRITE % last) + READ % last
+        told, *found[serial] = ssh(vm.node, vm.address, command).stdout.splitlines()
+        say(f"the disk {serial}: {told} bytes, which hold {' and '.join(one[:12] for one in found[serial])}")
+        if int(told) != size or len(set(found[serial])) != 2:
+            raise Failed(f"the disk {serial} has another size than {size}, or does not hold what is written to it")
+        if found[serial] != marks.get(serial, found[serial]):
+            raise Failed(f"the disk {serial} does not hold what it held before: {marks[serial]}")
+    return found
+
+
 def mount_image(file, root):
     """The image's root file system, read-only; the answer is where."""
     root.mkdir()
@@ -348,6 +385,8 @@ def main(work):
     # As systemd makes these on nodes whose distribution does not say otherwise.
     for device in ("kvm", "vhost-net"):
         os.chmod(f"/dev/{device}", 0o666)
+    for container in thing["spec"]["template"]["spec"]["containers"]:
+        Resources.of(Fields(container["resources"], "resources")).set_aside()
     network.make()
     node = Node(work, objects, place)
     names.serve(network.DNS, names.addresses_of(objects, node.endpoints))
@@ -376,6 +415,7 @@ def story(node, thing):
         raise Failed("a new disk has booted before")
     use_commands(vm)
     use_ssh(vm, guest)
+    marks = use_disks(vm, thing, {})
     helm_test(node)
     name = thing["metadata"]["name"]
     if any(volume["name"] == "vnc" for volume in thing["spec"]["template"]["spec"]["volumes"]):
@@ -398,6 +438,7 @@ def story(node, thing):
         raise Failed("its identity is another")
     # With the host key of before: ssh takes no other.
     use_ssh(vm, again)
+    use_disks(vm, thing, marks)
     vm.delete()
     plugin = next((one for one in node.running if one.container.name == "device-plugin"), None)
     if plugin and (status := plugin.stop(30)):

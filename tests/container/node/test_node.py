@@ -56,9 +56,22 @@ class Amounts(unittest.TestCase):
         given = {"requests": {"cpu": "100m", "memory": "326Mi"}, "limits": {"memory": "326Mi", "berth.dev/kvm": 1}}
         resources = Resources.of(Fields(given, "resources"))
         self.assertEqual(resources.devices, {"berth.dev/kvm": 1})
-        self.assertEqual(resources.cgroup(), {"cpu": {"shares": 102}, "memory": {"limit": 326 << 20, "swap": 326 << 20}})
+        limits = resources.cgroup()
+        # None of any size that there is.
+        self.assertTrue(all(one["limit"] == 0 for one in limits.pop("hugepageLimits")))
+        self.assertEqual(limits, {"cpu": {"shares": 102}, "memory": {"limit": 326 << 20, "swap": 326 << 20}})
         # Burstable: the CPU has no limit.
         self.assertTrue(3 <= oom_score_adj([resources])[0] <= 999)
+
+    def test_huge_pages_are_limited_to_what_is_requested(self):
+        both = {"memory": "92Mi", "hugepages-2Mi": "256Mi"}
+        resources = Resources.of(Fields({"requests": both, "limits": both}, "resources"))
+        self.assertEqual((resources.huge_pages, resources.devices), ({"2Mi": 256 << 20}, {}))
+        self.assertEqual(set(resources.requests) | set(resources.limits), {"memory"})
+        odd, unknown = {"hugepages-2Mi": "255Mi"}, {"hugepages-4Mi": "256Mi"}
+        for requests, limits in [(both, {}), (both, both | {"hugepages-2Mi": "128Mi"}), (odd, odd), (unknown, unknown)]:
+            with self.assertRaisesRegex(Unsupported, "hugepages-"):
+                Resources.of(Fields({"requests": requests, "limits": limits}, "resources"))
 
     def test_half_a_device_is_refused(self):
         for limit in ("500m", "1.5"):
@@ -86,6 +99,24 @@ class Texts(unittest.TestCase):
             self.assertEqual((place / "password").read_bytes(), b"new")
             self.assertEqual((place / "password").readlink(), pathlib.Path("..data/password"))
             self.assertEqual(len(list(place.iterdir())), 3, "the link, ..data, and one directory")
+
+    def test_claims(self):
+        spec = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "64Mi"}}}
+        thing = {"kind": "PersistentVolumeClaim", "metadata": {"name": "vm.data"}, "spec": spec}
+        self.assertEqual(volumes.claimed(thing), (False, 64 << 20))
+        self.assertEqual(volumes.claimed(thing | {"spec": spec | {"volumeMode": "Block"}}), (True, 64 << 20))
+        with self.assertRaisesRegex(Unsupported, "volumeMode"):
+            volumes.claimed(thing | {"spec": spec | {"volumeMode": "Tape"}})
+
+    def test_a_directory_is_no_device(self):
+        with tempfile.TemporaryDirectory() as name:
+            place = pathlib.Path(name)
+            wanted = Fields({"volumes": [{"name": "tmp", "emptyDir": {}}]}, "pod").each("volumes")
+            made = volumes.Volumes(wanted, None, place, place, None)
+            self.assertTrue(made.path("tmp", None, "it").is_dir())
+            for volume in ("tmp", "other"):
+                with self.assertRaisesRegex(Unsupported, f"no volume {volume} that is a block device"):
+                    made.device(volume, "it")
 
     def test_names_of_services(self):
         service = {"kind": "Service", "metadata": {"name": "vm", "namespace": "vms"},

@@ -2,7 +2,7 @@
 
 A Secret or a ConfigMap is laid out as the kubelet does it: the files are links through `..data`, a
 link that is exchanged when the object changes. A claim is a file system of the size that it asks for,
-and stays; the rest goes with the pod.
+or a block device without one, and stays; the rest goes with the pod.
 """
 
 import base64
@@ -57,12 +57,21 @@ def give(top, group, writable):
                 os.chmod(path, mode | (0o2110 if os.path.isdir(path) else 0))
 
 
+def claimed(thing):
+    """What a PersistentVolumeClaim asks for: whether it is a block device, and how many bytes."""
+    with Fields(thing["spec"], f"PersistentVolumeClaim/{thing['metadata']['name']}") as spec:
+        is_block = spec.expect("volumeMode", "Filesystem", "Block") == "Block"
+        spec.ignore("storageClassName", "accessModes")
+        with spec.below("resources") as resources, resources.below("requests") as requests:
+            return is_block, int(quantity(requests.take("storage", str)))
+
+
 class Volumes:
     """The volumes of one pod. `claims` is where those live that outlive it."""
 
     def __init__(self, wanted, find, place, claims, group):
         self._find, self._place, self._claims, self._group = find, place, claims, group
-        self._mounted = []
+        self._mounted, self._attached = [], []
         self.paths = {}
         for fields in wanted:
             with fields:
@@ -78,6 +87,8 @@ class Volumes:
         if name not in self.paths:
             raise Unsupported(f"{where}: there is no volume {name}")
         path = self.paths[name]
+        if path.is_block_device():
+            raise Unsupported(f"{where}: the volume {name} is a block device, and is not mounted")
         if not sub_path:
             return path
         if sub_path.startswith("/") or ".." in sub_path.split("/"):
@@ -88,14 +99,26 @@ class Volumes:
             raise Unsupported(f"{where}: volume {name} has no {sub_path}")
         return found
 
+    def device(self, name, where):
+        """The device that a volume is."""
+        if name not in self.paths or not self.paths[name].is_block_device():
+            raise Unsupported(f"{where}: there is no volume {name} that is a block device")
+        return self.paths[name]
+
     def rewrite(self, name, files):
         """Another content of the Secret or ConfigMap that a volume shows."""
         write_keys(self.paths[name], files, self._group)
 
     def close(self):
-        """Unmounts what was mounted for the pod."""
+        """Unmounts what was mounted for the pod, and takes its devices away."""
         for path in reversed(self._mounted):
             subprocess.run(["umount", path], check=True)
+        self.detach()
+
+    def detach(self):
+        """Takes the devices away, which no namespace does that ends."""
+        while self._attached:
+            subprocess.run(["losetup", "--detach", self._attached.pop()], check=True)
 
     def _mount(self, path, *arguments):
         path.mkdir(parents=True)
@@ -142,15 +165,16 @@ class Volumes:
         claim = fields.take("claimName", str)
         fields.expect("readOnly", False)
         thing = self._find("PersistentVolumeClaim", claim)
-        with Fields(thing["spec"], f"PersistentVolumeClaim/{claim}") as spec:
-            spec.expect("volumeMode", "Filesystem")
-            spec.ignore("storageClassName", "accessModes")
-            with spec.below("resources") as resources, resources.below("requests") as requests:
-                size = int(quantity(requests.take("storage", str)))
+        is_block, size = claimed(thing)
         image = self._claims / claim
-        if not image.exists():
+        if is_new := not image.exists():
             with image.open("wb") as file:
                 file.truncate(size)
+        if is_block:
+            done = subprocess.run(["losetup", "--find", "--show", image], check=True, capture_output=True, text=True)
+            self._attached.append(done.stdout.strip())
+            return pathlib.Path(self._attached[-1])
+        if is_new:
             subprocess.run(["mkfs.ext4", "-q", "-m", "0", "-E", "lazy_itable_init=1,nodiscard", image], check=True)
         path = self._place / name
         self._mount(path, "-o", "loop", image)

@@ -1,6 +1,6 @@
 //! The balloon under a driver that does anything, and under somebody who asks for sizes and statistics
-//! meanwhile: the first byte chooses the size. What is given back is filled with zeroes, as the host
-//! does.
+//! meanwhile: the first byte chooses the size, and whether the host takes anything back. What is given
+//! back is filled with zeroes, as the host does.
 #![no_main]
 
 use std::io;
@@ -24,7 +24,8 @@ impl Reclaim for Host {
 fuzz_target!(|data: &[u8]| {
     let Some((&size, driver)) = data.split_first() else { return };
     let ram = LOW_RAM + HIGH_RAM_LEN;
-    let Ok(balloon) = Balloon::new(ram, Arc::new(Host), size & 1 != 0) else { return };
+    let host = (size & 2 == 0).then(|| Arc::new(Host) as Arc<dyn Reclaim>);
+    let Ok(balloon) = Balloon::new(ram, host, size & 1 != 0) else { return };
     let control = balloon.control();
     std::thread::scope(|scope| {
         scope.spawn(|| {

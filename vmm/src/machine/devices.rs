@@ -7,7 +7,7 @@ use std::sync::Arc;
 use devices::block::BlockBackend;
 use devices::block::shortage::Shortages;
 use devices::irq::MsiRoute;
-use devices::mem::GuestMemory;
+use devices::mem::{GuestMemory, Reclaim};
 use devices::net::NetBackend;
 use devices::net::tap::Tap;
 use devices::net::vhost::{Vhost, VhostFile};
@@ -102,7 +102,11 @@ pub fn attach(
     };
     let mut balloon = None;
     if let Some(how) = config.balloon {
-        let returns = Arc::new(Returns(memory.clone()));
+        // Of a huge page that was set aside, no part can be given back.
+        let returns = match config.hugepages {
+            None => Some(Arc::new(Returns(memory.clone())) as Arc<dyn Reclaim>),
+            Some(_) => None,
+        };
         let device = Balloon::new(config.memory_bytes, returns, how.deflate_on_oom)
             .map_err(|e| failed("balloon".into())(&e))?;
         balloon = Some(device.control());

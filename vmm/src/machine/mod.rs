@@ -163,7 +163,10 @@ impl Parts {
                 "{cpus} vCPUs, but this KVM has at most {max}"
             )));
         }
-        let memory = memory::allocate(config.memory_bytes)?;
+        let memory = match config.hugepages {
+            None => memory::allocate(config.memory_bytes)?,
+            Some(page) => memory::allocate_huge(config.memory_bytes, page)?,
+        };
         let ram = memory::ranges(config.memory_bytes);
         let vm = Arc::new(Vm::new(&kvm, memory.clone())?);
         let buses = Arc::new(Buses::new(vm.clone()));
@@ -336,6 +339,11 @@ fn check(config: &MachineConfig) -> Result<(), StartError> {
     if memory < LEAST || !memory.is_multiple_of(ALIGN) {
         return refuse(format!(
             "{memory} bytes of memory: at least {LEAST}, in multiples of {ALIGN}, are possible"
+        ));
+    }
+    if let Some(page) = config.hugepages.filter(|page| !memory.is_multiple_of(page.bytes())) {
+        return refuse(format!(
+            "{memory} bytes of memory are not a multiple of huge pages of {page}"
         ));
     }
     if let Some(display) = config.display.filter(|display| !display.is_possible()) {

@@ -21,7 +21,8 @@ pub(super) struct Job {
     pub(super) features: u64,
     pub(super) interrupt: Arc<dyn Interrupt>,
     pub(super) control: Arc<Control>,
-    pub(super) reclaim: Arc<dyn Reclaim>,
+    /// `None`: nothing is given back.
+    pub(super) reclaim: Option<Arc<dyn Reclaim>>,
     pub(super) malformed: Arc<AtomicU64>,
 }
 
@@ -93,18 +94,18 @@ impl Job {
     }
 
     fn serve<'m>(&'m self, served: &mut [Served<'m>], stop: &Event) -> Result<(), ServiceError> {
-        let pages = Pages {
+        let pages = self.reclaim.as_deref().map(|reclaim| Pages {
             memory: &self.memory,
-            reclaim: &*self.reclaim,
+            reclaim,
             control: &self.control,
             malformed: &self.malformed,
-        };
+        });
         let ask = self.control.ask();
         let mut asked = false;
         loop {
             let mut more = false;
             for queue in served.iter_mut() {
-                more |= self.turn(queue, &pages, asked)?;
+                more |= self.turn(queue, pages.as_ref(), asked)?;
             }
             let mut fds = [None; QUEUES + 2];
             let kicks = served.iter().map(|queue| &queue.kick);
@@ -127,7 +128,7 @@ impl Job {
     fn turn(
         &self,
         served: &mut Served<'_>,
-        pages: &Pages<'_>,
+        pages: Option<&Pages<'_>>,
         asked: bool,
     ) -> Result<bool, QueueError> {
         let Served { role, queue, held, .. } = served;
@@ -141,10 +142,12 @@ impl Job {
             }
             let Some(mut chain) = queue.pop()? else { break };
             match role {
-                Role::Inflate => pages.numbered(&mut chain.readable),
+                Role::Inflate => {
+                    pages.iter().for_each(|pages| pages.numbered(&mut chain.readable));
+                }
                 Role::Deflate => {}
                 Role::Reporting if self.keeps_poison() => {}
-                Role::Reporting => pages.described(&chain.writable),
+                Role::Reporting => pages.iter().for_each(|it| it.described(&chain.writable)),
                 Role::Statistics => {
                     self.control.tell(Statistics::read(&mut chain.readable));
                     *held = Some(chain);

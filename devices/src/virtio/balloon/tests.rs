@@ -42,7 +42,7 @@ impl Reclaim for Host {
 }
 
 fn rig_with(host: Arc<Host>) -> (Rig, Arc<Control>, Arc<AtomicU64>) {
-    let balloon = Balloon::new(RAM, host, true).unwrap();
+    let balloon = Balloon::new(RAM, Some(host), true).unwrap();
     let (control, malformed) = (balloon.control(), balloon.malformed.clone());
     (Rig::new(Box::new(balloon)), control, malformed)
 }
@@ -290,6 +290,35 @@ fn a_host_that_refuses_is_no_harm() {
     rig.queue(3).add(&[], &[(page, PAGE as u32)]);
     assert_eq!(rig.complete(3), [(0, 0)]);
     assert_eq!(control.counts(), Counts { failed: 1, ..Counts::default() });
+}
+
+#[test]
+fn where_nothing_can_be_given_back_there_are_statistics() {
+    let balloon = Balloon::new(RAM, None, true).unwrap();
+    let control = balloon.control();
+    assert_eq!(balloon.features() & (F_PAGE_POISON | F_REPORTING), 0);
+    let mut rig = Rig::new(Box::new(balloon));
+    assert!(!rig.negotiate(ALL), "free page reporting is offered");
+    rig.set_status(0);
+    let features = F_VERSION_1 | F_STATS_VQ | F_DEFLATE_ON_OOM;
+    rig.bring_up(features);
+    // A driver may put pages into it all the same: they keep what they hold.
+    let page = rig.ram.put(&[0xaa; PAGE as usize]);
+    let list = rig.ram.put(&numbers(&[page]));
+    rig.queue(INFLATE).add(&[(list, 4)], &[]);
+    assert_eq!(rig.complete(INFLATE), [(0, 0)]);
+    assert_eq!(rig.ram.read(page, PAGE as usize), [0xaa; PAGE as usize]);
+    assert_eq!(control.counts(), Counts::default());
+    let told = rig.ram.put(&statistic(5, 7 * PAGE));
+    rig.queue(STATISTICS).add(&[(told, 10)], &[]);
+    rig.kick(STATISTICS);
+    let deadline = std::time::Instant::now() + LONG;
+    while control.statistics(Duration::ZERO).is_none() {
+        assert!(std::time::Instant::now() < deadline, "nothing is told");
+        std::thread::yield_now();
+    }
+    let told = control.statistics(Duration::ZERO).unwrap();
+    assert_eq!(told.get(Statistic::Total), Some(7 * PAGE));
 }
 
 #[test]

@@ -211,3 +211,45 @@ fn a_generation_is_known_new_or_given() {
         "--generation-id: `old` is not known here; write auto, new or a UUID"
     );
 }
+
+#[test]
+fn memory_on_huge_pages_is_not_what_a_cgroup_s_limit_is_about() {
+    let mut place = Place::new(true);
+    place.host.memory = Some(MemoryLimit { bytes: 128 << 20, by_cgroup: true });
+    for (size, page) in [
+        ("2M", HugePage::TwoMib),
+        ("2Mi", HugePage::TwoMib),
+        ("2048k", HugePage::TwoMib),
+        ("1G", HugePage::OneGib),
+        ("1 GiB", HugePage::OneGib),
+    ] {
+        let plan = place.run(&["@base.qcow2", "--hugepages", size]).unwrap();
+        assert_eq!((plan.hugepages, plan.memory_bytes), (Some(page), 1 << 30), "{size}");
+        // It tells how the guest's memory does.
+        assert!(plan.balloon.is_some());
+    }
+    for (args, want) in [
+        (
+            ["--hugepages", "4M", "--memory", "1G"],
+            "--hugepages: `4M` is not a size that huge pages have; write 2M or 1G",
+        ),
+        (
+            ["--hugepages", "2", "--memory", "1G"],
+            "--hugepages: `2` is not a size that huge pages have; write 2M or 1G",
+        ),
+        (
+            ["--hugepages", "1G", "--memory", "2500"],
+            "--memory: `2500` is not a multiple of 1 GiB, a page of --hugepages; give 2 GiB, for example",
+        ),
+        (
+            ["--hugepages", "1G", "--memory", "512M"],
+            "--memory: `512M` is not a multiple of 1 GiB, a page of --hugepages; give 1 GiB, for example",
+        ),
+        (
+            ["--hugepages", "2M", "--memory", "65"],
+            "--memory: `65` is not a multiple of 2 MiB, a page of --hugepages; give 64 MiB, for example",
+        ),
+    ] {
+        assert_eq!(place.mistake(&[&["@base.qcow2"], &args[..]].concat()), want);
+    }
+}
