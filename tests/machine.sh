@@ -124,8 +124,8 @@ venv() { # NAME PACKAGE...: the path of a virtual environment of Python with the
         # A module, not a program: what is looked for is never found, and so installed.
         python3 -c 'import ensurepip, venv' 2>/dev/null || need_programs 'python3 -m venv'=python3-venv >&2
         say "installing ${wanted}" >&2
-        python3 -m venv --clear "$path" >&2
-        "$path/bin/pip" -q --disable-pip-version-check install "${@:2}" >&2
+        python3 -m venv --clear "$path" >&2 || return
+        "$path/bin/pip" -q --disable-pip-version-check install "${@:2}" >&2 || return
         printf '%s\n' "$wanted" >"$path/ready"
     fi
     printf '%s' "$path"
@@ -133,7 +133,9 @@ venv() { # NAME PACKAGE...: the path of a virtual environment of Python with the
 
 need_vncdotool() { # a viewer for scripts, of which Debian has no package; exports where it is
     local path
-    path=$(venv viewer vncdotool==1.4.2)
-    export BERTH_TEST_VNCDO=$path/bin/vncdo
-    [[ -x $BERTH_TEST_VNCDO ]] || die "pip left no vncdo in $path"
+    if path=$(venv viewer vncdotool==1.4.2) && [[ -x $path/bin/vncdo ]]; then
+        export BERTH_TEST_VNCDO=$path/bin/vncdo
+    else
+        say "vncdotool cannot be had from here: what it tests is left out"
+    fi
 }

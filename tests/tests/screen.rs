@@ -265,7 +265,10 @@ fn tigervnc_and_vncdotool_type_with_shift_alt_gr_and_dead_keys() {
 
     // It tells no keys but what they make; U+FE51, for a keysym, is the dead acute.
     watched.machine.wait_for("@@ ready");
-    let vncdo = std::env::var_os("BERTH_TEST_VNCDO").unwrap_or_else(|| "vncdo".into());
+    let Some(vncdo) = std::env::var_os("BERTH_TEST_VNCDO") else {
+        eprintln!("skipped: vncdotool, which BERTH_TEST_VNCDO names");
+        return;
+    };
     let typed = Command::new(vncdo)
         .args(["-s", "127.0.0.1::5900", "type", "echo Ä@€{à", "key", "\u{fe51}", "key", "e"])
         .args(["type", "|tee us|xxd -p", "key", "enter"])
