@@ -9,6 +9,11 @@ use std::io;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::{Builder, JoinHandle};
 
+/// Size of a thread's stack in bytes, unless it asks for another. Less than a huge page: where the
+/// kernel gives those to whoever can take one (`transparent_hugepage/enabled` is `always`), a stack of
+/// 2 MiB, of which a few KiB are used, is all there from the first touch.
+pub const STACK_BYTES: usize = 1 << 20;
+
 /// What a thread runs.
 pub type Body = Box<dyn FnOnce()>;
 /// What a thread runs first, and what it goes on with.
@@ -18,8 +23,8 @@ pub type Prologue = Box<dyn FnOnce() -> Body + Send>;
 pub struct Request {
     /// Its name: what it does, and a number where there are several. The kernel keeps 15 bytes.
     pub name: String,
-    /// Size of its stack in bytes; `None`: the usual one.
-    pub stack_bytes: Option<usize>,
+    /// Size of its stack in bytes.
+    pub stack_bytes: usize,
     /// What it runs first: it makes what the thread itself may not make any more once it is
     /// confined. What that answers is to run after.
     pub prologue: Prologue,
@@ -32,11 +37,7 @@ impl Request {
     /// # Errors
     /// There is no thread left.
     pub fn spawn(self, confine: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
-        let builder = Builder::new().name(self.name);
-        let builder = match self.stack_bytes {
-            Some(bytes) => builder.stack_size(bytes),
-            None => builder,
-        };
+        let builder = Builder::new().name(self.name).stack_size(self.stack_bytes);
         builder.spawn(move || {
             let body = (self.prologue)();
             confine();
@@ -90,7 +91,7 @@ pub fn start<T: Send + 'static>(
     name: &str,
     body: impl FnOnce() -> T + Send + 'static,
 ) -> io::Result<Thread<T>> {
-    begin(name, None, || (), |()| body())
+    begin(name, STACK_BYTES, || (), |()| body())
 }
 
 /// The same, on a stack of `stack_bytes`.
@@ -102,7 +103,7 @@ pub fn start_with_stack<T: Send + 'static>(
     stack_bytes: usize,
     body: impl FnOnce() -> T + Send + 'static,
 ) -> io::Result<Thread<T>> {
-    begin(name, Some(stack_bytes), || (), |()| body())
+    begin(name, stack_bytes, || (), |()| body())
 }
 
 /// The same, with something that is made in the thread before it is confined.
@@ -114,12 +115,12 @@ pub fn start_with<P: 'static, T: Send + 'static>(
     make: impl FnOnce() -> P + Send + 'static,
     body: impl FnOnce(P) -> T + Send + 'static,
 ) -> io::Result<Thread<T>> {
-    begin(name, None, make, body)
+    begin(name, STACK_BYTES, make, body)
 }
 
 fn begin<P: 'static, T: Send + 'static>(
     name: &str,
-    stack_bytes: Option<usize>,
+    stack_bytes: usize,
     make: impl FnOnce() -> P + Send + 'static,
     body: impl FnOnce(P) -> T + Send + 'static,
 ) -> io::Result<Thread<T>> {
@@ -149,7 +150,7 @@ mod tests {
         let name = || std::thread::current().name().map(str::to_owned);
         assert_eq!(start("one", name).unwrap().join().unwrap().as_deref(), Some("one"));
         let large = start_with_stack("two", 16 << 20, || {
-            // More than the usual 2 MiB, and not too much for a build that copies it.
+            // More than the usual 1 MiB, and not too much for a build that copies it.
             let array = std::hint::black_box([1_u8; 3 << 20]);
             array.iter().map(|byte| usize::from(*byte)).sum::<usize>()
         });
@@ -158,5 +159,20 @@ mod tests {
         assert_eq!(made.unwrap().join(), Some(6));
         let panicked: Thread<()> = start("three", || panic!("on purpose")).unwrap();
         assert!(panicked.join().is_none());
+    }
+    #[test]
+    fn a_stack_takes_no_huge_page() {
+        let len = start("small", || {
+            let here = 0_u8;
+            let address = std::ptr::from_ref(&here).addr();
+            let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+            let number = |text: &str| usize::from_str_radix(text, 16).unwrap();
+            let ranges = maps.lines().map(|line| line.split_once(' ').unwrap().0);
+            let ranges = ranges.map(|range| range.split_once('-').unwrap());
+            let mut ranges = ranges.map(|(start, end)| number(start)..number(end));
+            ranges.find(|range| range.contains(&address)).unwrap().len()
+        });
+        let len = len.unwrap().join().unwrap();
+        assert!((STACK_BYTES..2 << 20).contains(&len), "{len} bytes");
     }
 }

@@ -16,6 +16,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 /// Bytes handed to one `write`.
 const CHUNK: usize = 64 << 10;
+/// The thread's stack, in bytes: less than a huge page, or the kernel may make it one.
+const STACK_BYTES: usize = 1 << 20;
 
 /// Says how many bytes are missing at its place in the output.
 pub type Notice = fn(dropped: u64) -> String;
@@ -68,7 +70,8 @@ impl Spool {
             notice,
         });
         let writer = Arc::clone(&shared);
-        let thread = Builder::new().name(name.to_owned()).spawn(move || {
+        let builder = Builder::new().name(name.to_owned()).stack_size(STACK_BYTES);
+        let thread = builder.spawn(move || {
             begun(name);
             writer.run(to);
         })?;

@@ -13,7 +13,7 @@ use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{Builder, JoinHandle};
 
-use devices::thread::{Request, Starter};
+use devices::thread::{Request, STACK_BYTES, Starter};
 use seccompiler::BpfProgram;
 
 use super::calls::{self, Call};
@@ -197,7 +197,8 @@ impl Threads {
                 drop(answer.send(request.spawn(confine)));
             }
         };
-        let started = Builder::new().name("starter".to_owned()).spawn(run);
+        let starter = Builder::new().name("starter".to_owned()).stack_size(STACK_BYTES);
+        let started = starter.spawn(run);
         started.map_err(SandboxError::Thread)?;
         let ended = || SandboxError::Thread(io::Error::other("it has ended"));
         is_ready.recv().map_err(|_| ended())??;
