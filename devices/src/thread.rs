@@ -160,19 +160,4 @@ mod tests {
         let panicked: Thread<()> = start("three", || panic!("on purpose")).unwrap();
         assert!(panicked.join().is_none());
     }
-    #[test]
-    fn a_stack_takes_no_huge_page() {
-        let len = start("small", || {
-            let here = 0_u8;
-            let address = std::ptr::from_ref(&here).addr();
-            let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
-            let number = |text: &str| usize::from_str_radix(text, 16).unwrap();
-            let ranges = maps.lines().map(|line| line.split_once(' ').unwrap().0);
-            let ranges = ranges.map(|range| range.split_once('-').unwrap());
-            let mut ranges = ranges.map(|(start, end)| number(start)..number(end));
-            ranges.find(|range| range.contains(&address)).unwrap().len()
-        });
-        let len = len.unwrap().join().unwrap();
-        assert!((STACK_BYTES..2 << 20).contains(&len), "{len} bytes");
-    }
 }
