@@ -128,6 +128,8 @@ pub struct Plan {
     pub image_dir: PathBuf,
     /// Further disks, in order.
     pub disks: Vec<Disk>,
+    /// Most memory for the tables of each qcow2 image, in bytes.
+    pub table_cache: usize,
     /// Where the kernel comes from.
     pub boot: Boot,
     /// The network.
@@ -298,6 +300,7 @@ pub fn plan(layers: &Layers, host: &Host) -> Result<Plan, ConfigError> {
             },
         )?,
         disks: disks::further(layers, host, &mut warnings)?,
+        table_cache: disks::table_cache(layers)?,
         root,
         fetch,
         image_dir,

@@ -269,21 +269,21 @@ impl Place {
         cancelled: Cancelled<'_>,
     ) -> Result<Disks, Failure> {
         let error = |error: crate::image::ImageError| Failure::new(&error, exit::ERROR);
-        let mut disks = Vec::new();
+        let (mut disks, cache) = (Vec::new(), plan.table_cache);
         match (&plan.root, &mut self.store) {
             (Root::Image(image), Some(store)) => {
-                let root = overlay::open_root(store, image, &mut self.identity, cancelled)
-                    .map_err(error)?;
-                disks.push(root);
+                let identity = &mut self.identity;
+                let root = overlay::open_root(store, image, cache, identity, cancelled);
+                disks.push(root.map_err(error)?);
             }
             (Root::Device(disk), Some(store)) => {
-                disks.push(overlay::open_disk(disk).map_err(error)?);
+                disks.push(overlay::open_disk(disk, cache).map_err(error)?);
                 store.keep_identity(&self.identity).map_err(error)?;
             }
             _ => {}
         }
         for disk in &plan.disks {
-            disks.push(overlay::open_disk(disk).map_err(error)?);
+            disks.push(overlay::open_disk(disk, cache).map_err(error)?);
         }
         disks.push(DiskConfig {
             backend: Arc::new(MemoryDisk::new(drive)),

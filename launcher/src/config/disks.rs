@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
+use devices::block::qcow2::DEFAULT_CACHE_BYTES;
 use vmm::config::DiskLimits;
 use vmm::machine::resources::DISKS_MAX;
 
@@ -116,6 +117,11 @@ fn limits(layers: &Layers) -> Result<(Option<u64>, Option<u64>), ConfigError> {
         parse(layers, args::DISK_IOPS, value::iops)?,
         parse(layers, args::DISK_BPS, value::bytes_per_second)?,
     ))
+}
+
+/// Most memory for the tables of each qcow2 image, in bytes.
+pub(super) fn table_cache(layers: &Layers) -> Result<usize, ConfigError> {
+    Ok(parse(layers, args::DISK_CACHE, value::table_cache)?.unwrap_or(DEFAULT_CACHE_BYTES))
 }
 
 /// Further disks: `/volumes/**/*.img`, `/dev/vm/disk*`, then those asked for.

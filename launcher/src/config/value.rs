@@ -80,6 +80,19 @@ pub fn bytes_per_second(text: &str) -> Result<u64, Wrong> {
     units::size(text, Some(1)).map_err(|problem| (problem.to_string(), fix.to_owned()))
 }
 
+/// Memory for an image's tables, in bytes.
+///
+/// # Errors
+/// Anything but 64 KiB to 1 GiB.
+pub fn table_cache(text: &str) -> Result<usize, Wrong> {
+    let fix = "write a size from 64K to 1G, such as 8M";
+    let bytes = units::size(text, None).map_err(|problem| (problem.to_string(), fix.to_owned()))?;
+    match usize::try_from(bytes) {
+        Ok(bytes) if (64 << 10..=1 << 30).contains(&bytes) => Ok(bytes),
+        _ => wrong("is too little or too much memory for an image's tables", fix),
+    }
+}
+
 /// A whole number from `low` to `high`.
 ///
 /// # Errors

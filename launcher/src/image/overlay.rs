@@ -34,13 +34,15 @@ impl From<Format> for ImageFormat {
 }
 
 /// Opens the root disk: the overlay of the machine that `store` belongs to, made on the base if it
-/// is not there. Records the base in `identity`, and writes that.
+/// is not there. Records the base in `identity`, and writes that. Each image has `cache_bytes` of
+/// memory for its tables.
 ///
 /// # Errors
 /// See [`ImageError`].
 pub fn open_root(
     store: &mut Store,
     image: &RootImage,
+    cache_bytes: usize,
     identity: &mut Identity,
     cancelled: Cancelled<'_>,
 ) -> Result<DiskConfig, ImageError> {
@@ -63,7 +65,7 @@ pub fn open_root(
         make(store, &path, &base, format, image.size)?;
     }
     let file = open_file(&path, false)?;
-    let mut how = HowToOpen::default();
+    let mut how = HowToOpen { cache_bytes, ..HowToOpen::default() };
     if exists {
         mend(&file, &path)?;
         how.least_size = larger(&file, &path, image.size)?;
@@ -80,17 +82,17 @@ pub fn open_root(
     })
 }
 
-/// Opens a further disk, or a device that is the root disk.
+/// Opens a further disk, or a device that is the root disk; see [`open_root`] for `cache_bytes`.
 ///
 /// # Errors
 /// See [`ImageError`].
-pub fn open_disk(disk: &Disk) -> Result<DiskConfig, ImageError> {
+pub fn open_disk(disk: &Disk, cache_bytes: usize) -> Result<DiskConfig, ImageError> {
     let file = open_file(&disk.path, disk.read_only)?;
     if disk.format == Format::Qcow2 && !disk.read_only {
         mend(&file, &disk.path)?;
     }
     let name = disk.path.display().to_string();
-    let how = HowToOpen { read_only: disk.read_only, ..HowToOpen::default() };
+    let how = HowToOpen { read_only: disk.read_only, cache_bytes, ..HowToOpen::default() };
     let beside = disk.path.canonicalize().ok();
     let resolver = Beneath::new(None, beside.as_deref().and_then(Path::parent));
     let opened = block::open(file, &name, disk.format.into(), &how, &resolver)?;

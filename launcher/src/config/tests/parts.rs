@@ -84,6 +84,15 @@ fn limits_are_each_disk_s_own() {
         "--disk-iops: `many` is not a whole number from 0 to 1000000000; write a number from 0 to \
          1000000000"
     );
+    for little_or_much in ["1k", "2G"] {
+        assert_eq!(
+            place.mistake(&["@base.qcow2", "--disk-cache", little_or_much]),
+            format!(
+                "--disk-cache: `{little_or_much}` is too little or too much memory for an image's tables; \
+                 write a size from 64K to 1G, such as 8M"
+            )
+        );
+    }
     assert_eq!(
         place.mistake(&["@base.qcow2", "--disk-bps", "fast"]),
         "--disk-bps: `fast` is not a whole number with an optional unit; write bytes per second as \

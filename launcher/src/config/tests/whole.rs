@@ -28,6 +28,7 @@ fn the_defaults() {
         fetch: None,
         image_dir: "/home/u/.local/share/berth".into(),
         disks: vec![],
+        table_cache: 2 << 20,
         boot: Boot::Disk { cmdline_extra: String::new() },
         network: NetworkConfig {
             net: Net::Nat,
@@ -81,6 +82,8 @@ fn everything_given() {
             "sync",
             "--disk",
             &format!("{},serial=s", place.path("d.img")),
+            "--disk-cache",
+            "64M",
             "--cpus",
             "2",
             "--hugepages",
@@ -158,6 +161,7 @@ fn everything_given() {
         fetch: None,
         image_dir: path("dir"),
         disks: vec![Disk { serial: Some("s".into()), ..Disk::new(path("d.img"), Format::Raw) }],
+        table_cache: 64 << 20,
         boot: Boot::Kernel { kernel: path("k"), initrd: Some(path("i")), cmdline: "quiet".into() },
         network: NetworkConfig {
             net: Net::Tap("vm0".into()),

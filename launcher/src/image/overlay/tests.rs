@@ -7,6 +7,7 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::PathBuf;
 use std::process::Command;
 
+use devices::block::qcow2::DEFAULT_CACHE_BYTES as CACHE;
 use vm_memory::VolatileSlice;
 use vmm::config::DiskEngine;
 
@@ -43,7 +44,7 @@ impl Place {
     fn start(&self, name: &str) -> Result<(DiskConfig, Identity), String> {
         let mut store = Store::open(&self.path("images"), name).map_err(|e| e.to_string())?;
         let mut identity = store.identity().map_err(|e| e.to_string())?;
-        let disk = open_root(&mut store, &self.image, &mut identity, &|| false);
+        let disk = open_root(&mut store, &self.image, CACHE, &mut identity, &|| false);
         let disk = disk.map_err(|error| error.to_string())?;
         std::mem::take(&mut store.created).keep();
         Ok((disk, identity))
@@ -327,19 +328,21 @@ fn an_overlay_without_a_base_is_not_taken_for_one() {
 fn further_disks() {
     let place = Place::new();
     let mut disk = Disk::new(place.path("base"), Format::Raw);
-    let opened = open_disk(&disk).unwrap();
+    let opened = open_disk(&disk, CACHE).unwrap();
     assert_eq!((opened.serial.as_str(), &opened.name), ("", &disk.path.display().to_string()));
     write(&opened, 9, 0);
-    assert!(open_disk(&disk).is_err(), "one writer");
+    assert!(open_disk(&disk, CACHE).is_err(), "one writer");
     drop(opened);
     disk.read_only = true;
     disk.serial = Some("data".into());
-    let opened = open_disk(&disk).unwrap();
+    let opened = open_disk(&disk, CACHE).unwrap();
     assert_eq!(opened.serial, "data");
     assert!(opened.backend.info().read_only);
     assert_eq!(read(&opened, 0), [9; 512]);
     let none = Disk::new(place.path("none"), Format::Raw);
-    assert!(open_disk(&none).is_err_and(|e| e.to_string().contains("none cannot be opened")));
+    assert!(
+        open_disk(&none, CACHE).is_err_and(|e| e.to_string().contains("none cannot be opened"))
+    );
 }
 
 #[test]

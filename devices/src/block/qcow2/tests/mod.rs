@@ -5,6 +5,7 @@ mod cuts;
 mod full;
 mod hostile;
 mod judges;
+mod kills;
 mod long;
 mod model;
 mod power;
