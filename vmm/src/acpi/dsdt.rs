@@ -65,7 +65,8 @@ fn host_bridge(board: &Board) -> Vec<u8> {
     let config = root::PORTS as u16;
     let config_len = root::PORTS_LEN as u16;
     let resources = ResourceTemplate::new(vec![
-        &AddressSpace::new_bus_number(0u16, 255u16),
+        // As many as the MCFG has.
+        &AddressSpace::new_bus_number(0u16, 0u16),
         &IO::new(config, config, 1, config_len as u8),
         &AddressSpace::new_io(0u16, config - 1, None),
         &AddressSpace::new_io(config + config_len, 0xffff, None),

@@ -112,6 +112,9 @@ mod tests {
         assert_eq!(&table(word(fadt, 40))[..4], b"DSDT");
         assert_eq!(&at(word(fadt, 36))[..4], b"FACS");
         assert_eq!(fadt.len(), 276);
+        // One bus, as Linux looks for devices on all that the MCFG has.
+        let mcfg = table(word(rsdt, 44));
+        assert_eq!((word(mcfg, 44), word(mcfg, 52)), (board.ecam as u32, 0));
         // "PNP0303", compressed, is in the DSDT; the FADT's flags say 8042, and VGA.
         let dsdt = table(word(fadt, 40));
         // The generation id's place, as a DWord; nothing else lies there.
