@@ -5,7 +5,9 @@ The cluster is a small HTTP server on loopback that knows one Secret and one cla
 Kubernetes' discovery as Helm asks for.
 """
 
+import base64
 import contextlib
+import gzip
 import http.server
 import json
 import tempfile
@@ -112,6 +114,34 @@ def notes(helm, flags, *arguments):
     kubeconfig = [flag for flag in flags if not flag.startswith("--dry-run")]
     said = run(helm, "install", "berth", CHART, "--namespace", "vms", "--dry-run=client", "--values", example, *arguments, *kubeconfig)
     return said.partition("\nNOTES:\n")[2]
+
+
+def installed(helm, *arguments):
+    """What the cluster has of an installation of an example: the Secret in which Helm keeps it."""
+    example = CHART / "examples" / "cirros.yaml"
+    with cluster({}) as flags:
+        said = run(helm, "install", "berth", CHART, "--namespace", "vms", "--dry-run=client", "--values", example, "--output", "json",
+                   *arguments, *flags[1:])
+    release = json.loads(said) | {"version": 1, "namespace": "vms", "manifest": "", "hooks": []}
+    release["info"]["status"] = "deployed"
+    # Helm's encoding within the Secret's.
+    data = base64.b64encode(base64.b64encode(gzip.compress(json.dumps(release).encode()))).decode()
+    name = "sh.helm.release.v1.berth.v1"
+    labels = {"owner": "helm", "name": "berth", "status": "deployed", "version": "1"}
+    secret = {"apiVersion": "v1", "kind": "Secret", "type": "helm.sh/release.v1", "data": {"release": data},
+              "metadata": {"name": name, "namespace": "vms", "labels": labels}}
+    path = "/api/v1/namespaces/vms/secrets"
+    return {path: {"kind": "SecretList", "apiVersion": "v1", "items": [secret]}, f"{path}/{name}": secret}
+
+
+def check_all_vms_can_be_removed_and_the_rest_stays():
+    """The command of docs/helm.md."""
+    for helm in HELMS:
+        with cluster(installed(helm, "--set", "images.vmrunner=registry.example/berth:1")) as flags:
+            said = run(helm, "upgrade", "berth", CHART, "--namespace", "vms", "--reuse-values", "--set", "vmlist={}", "--output", "json", *flags)
+        text = json.loads(said)["manifest"]
+        assert "kind: DaemonSet" in text and "kind: StatefulSet" not in text, (helm, text)
+        assert "image: registry.example/berth:1" in text, (helm, text)
 
 
 def check_notes_say_how_to_reach_a_vm():

@@ -13,8 +13,10 @@ import sys
 
 import yaml
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "chart"))
+HERE = pathlib.Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE.parent / "chart"), str(HERE / "node")]
 import helm  # pylint: disable=wrong-import-position
+import settings as vm_settings  # pylint: disable=wrong-import-position
 
 PLACEHOLDER = re.compile(r"ssh-ed25519 PUT-YOUR-PUBLIC-KEY-HERE [^\s\"]*")
 
@@ -41,6 +43,11 @@ def main(example, vm, url, key, *flags):
     vms = values["vmlist"]
     if not vm and len(vms) > 1 or vm and vm not in vms:
         sys.exit(f"the example {example} has the VMs {', '.join(vms)}: name one of them with --vm")
+    try:
+        # Of several VMs the others are switched off, and their settings change nothing either.
+        vm_settings.check_vms([text for flag, text in zip(flags[::2], flags[1::2]) if flag == "--set"], [vm] if vm else list(vms))
+    except vm_settings.NoSuchVm as error:
+        sys.exit(f"the example {example}: {error}")
     for name, settings in vms.items():
         settings["enabled"] = name == (vm or name)
     for settings in [values.get("vmdefaults", {}), *vms.values()]:

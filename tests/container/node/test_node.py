@@ -10,6 +10,7 @@ import unittest
 import bundle
 import names
 import probes
+import settings
 import volumes
 from fields import Fields, Unsupported
 from resources import Resources, oom_score_adj, quantity
@@ -42,6 +43,19 @@ class Strictness(unittest.TestCase):
     def test_probes_of_other_kinds(self):
         with self.assertRaisesRegex(Unsupported, "grpc"):
             probes.read("liveness", {"grpc": {"port": 1}}, "10.0.0.1", None)
+
+
+class Settings(unittest.TestCase):
+    def test_those_for_vms_that_there_are(self):
+        settings.check_vms(["vmlist.web.vmconfig.cpu.vcpu=2", "device_plugin.slots=3,vmlist.db.enabled=true",
+                            "vmdefaults.x=1", "vmlist.web.x={a,vmlist.c.d}", r"vmlist.web.x=a\,vmlist.c.d"], ["web", "db"])
+
+    def test_one_for_another_names_those_that_there_are(self):
+        for text in ("vmlist.wbe.vmconfig.cpu.vcpu=2", "a=b,vmlist.wbe.enabled=true", "vmlist.wbe=null", "vmlist.web.x={a},vmlist.wbe.x=1"):
+            with self.assertRaisesRegex(settings.NoSuchVm, "no VM wbe; there is web$"):
+                settings.check_vms([text], ["web"])
+        with self.assertRaisesRegex(settings.NoSuchVm, "there are web, db"):
+            settings.check_vms(["device_plugin.slots=3", "vmlist.wbe.x=1"], ["web", "db"])
 
 
 class Amounts(unittest.TestCase):
