@@ -85,6 +85,11 @@ class Runtime:
         done = self._ctr("tasks", "exec", "--exec-id", "look", container, *command, check=False)
         return done.returncode, (done.stdout + done.stderr).strip()
 
+    def running(self, container):
+        """Whether a container runs."""
+        rows = (row.split() for row in self._ctr("tasks", "list").stdout.splitlines())
+        return any(row[0] == container and row[-1] == "RUNNING" for row in rows)
+
 
 class Kubelet:
     """The kubelet; it lives as often as it is started."""
