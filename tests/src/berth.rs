@@ -19,6 +19,7 @@ const SHORT: Duration = Duration::from_secs(60);
 pub struct Berth {
     command: Command,
     patience: Duration,
+    terminal: bool,
 }
 
 /// How a short command ended.
@@ -45,6 +46,21 @@ impl Berth {
         Self::of(command).arg("run")
     }
 
+    /// `berth run` as process 1 of a namespace, with a child that ends after a second, which it was
+    /// given by `script`'s shell. Root only.
+    pub fn run_as_process_1() -> Self {
+        let mut command = Command::new("unshare");
+        command.args(["--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-ec"]);
+        command.args(["sleep 1 & exec \"$@\"", "sh"]).arg(berth_program());
+        Self::of(command).arg("run")
+    }
+
+    /// Gives it a terminal of its own for all three, whose settings are said before (`modes: ...`) and
+    /// after. The machine's console is what the terminal shows: the log, too.
+    pub fn on_terminal(self) -> Self {
+        Self { terminal: true, ..self }
+    }
+
     /// `berth` without a subcommand.
     pub fn command() -> Self {
         Self::of(Command::new(berth_program()))
@@ -64,7 +80,7 @@ impl Berth {
                 command.env(kept, value);
             }
         }
-        Self { command, patience: PATIENCE }
+        Self { command, patience: PATIENCE, terminal: false }
     }
 
     /// Adds an argument.
@@ -112,6 +128,9 @@ impl Berth {
     pub fn start(self) -> VirtualMachine {
         let mut this = self.flag("--console", "stdio");
         let text = this.text();
+        if this.terminal {
+            this.command = with_terminal(&this.command);
+        }
         let child = this
             .command
             .stdin(Stdio::piped())
@@ -152,4 +171,21 @@ impl Berth {
         stderr.wait_for_end(SHORT);
         Outcome { exit_code: status.code(), stdout: stdout.text(), stderr: stderr.text() }
     }
+}
+
+/// A command that runs `inner` on a terminal of its own.
+fn with_terminal(inner: &Command) -> Command {
+    let words = [inner.get_program()].into_iter().chain(inner.get_args());
+    let quoted = |word: &OsStr| format!("'{}'", word.to_string_lossy().replace('\'', r"'\''"));
+    let words: Vec<String> = words.map(quoted).collect();
+    let said = "echo modes: $(stty -g)";
+    let line = format!("{said}; {}; status=$?; {said}; exit $status", words.join(" "));
+    let mut command = Command::new("script");
+    command.args(["--quiet", "--return", "--command", &line, "/dev/null"]).env_clear();
+    for (name, value) in inner.get_envs() {
+        if let Some(value) = value {
+            command.env(name, value);
+        }
+    }
+    command
 }

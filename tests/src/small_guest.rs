@@ -118,7 +118,12 @@ impl SmallGuest {
         self.directory.path()
     }
 
-    fn initrd(&self) -> PathBuf {
+    /// Makes the initramfs with the job in it, for a guest that is started by other means; in its
+    /// own directory.
+    ///
+    /// # Panics
+    /// If the directory cannot be written.
+    pub fn initrd(&self) -> PathBuf {
         let mut archive = fs::read(guest_file("small/initramfs")).expect("the initramfs is there");
         archive.resize(archive.len().next_multiple_of(512), 0);
         let files = self.files.iter().map(|(name, content)| (name.as_str(), content.as_slice()));

@@ -76,7 +76,7 @@ pub const EVERY_THREAD: &[Call] = &[
     any(SYS_brk),                               // memory
     any(SYS_rt_sigprocmask),                    // the end of a thread
     any(SYS_rt_sigreturn),                      // a vCPU's kick
-    any(SYS_sched_yield),                       // short waits
+    any(SYS_sched_yield),                       // a channel that both ends hold at once
     any(SYS_mremap),                            // vectors grow so
     any(SYS_madvise),                           // memory given back
     any(SYS_exit),                              // the end of a thread
@@ -103,9 +103,7 @@ pub const FILES: &[Call] = &[
     any(SYS_open),
     any(SYS_stat),
     any(SYS_fstat),
-    any(SYS_lstat),
     any(SYS_lseek),
-    any(SYS_readv),
     any(SYS_fcntl), // musl's open; descriptors are duplicated
     any(SYS_openat),
     any(SYS_newfstatat),
@@ -117,11 +115,8 @@ pub const VCPU: &[Call] = &[
     one_of(SYS_ioctl, 1, &[requests::KVM_RUN]),
     ioctl(requests::KVM_REGISTERS),
     ioctl(requests::KVM_PLACES),
-    ioctl(requests::TAP),     // a driver starts its interface
-    any(SYS_fcntl),           // descriptors are duplicated for a queue's thread
-    any(SYS_timerfd_create),  // a disk's timers
-    any(SYS_timerfd_settime), // the same
-    any(SYS_eventfd2),        // a queue's thread is told to stop by one
+    ioctl(requests::TAP), // a driver starts its interface
+    any(SYS_eventfd2),    // a queue's thread is told to stop by one
 ];
 
 /// The machine: resets, what is booted after them, and the last flush.
@@ -130,19 +125,14 @@ pub const MACHINE: &[Call] = &[
     ioctl(requests::KVM_CHIPS),     // the board is
     ioctl(requests::TAP),           // an interface is
     ioctl(requests::BLOCK_DEVICE),  // an image's clusters
-    any(SYS_pread64),               // images, kernels
+    any(SYS_pread64),               // an image's tables
     any(SYS_pwrite64),              // an image's tables
     any(SYS_getpid),                // glibc: vCPUs are stopped
-    any(SYS_fsync),                 // disks
     any(SYS_fdatasync),             // disks
     any(SYS_ftruncate),             // an image grows
-    any(SYS_fstatfs),               // how much room there is
     one_of(SYS_tkill, 1, &[KICK]),  // musl: the same
     one_of(SYS_tgkill, 2, &[KICK]), // glibc: the same
     any(SYS_fallocate),             // an image's clusters
-    any(SYS_eventfd2),              // threads
-    any(SYS_preadv),                // images
-    any(SYS_pwritev),               // images
 ];
 
 /// SIGRTMIN, as libraries count it: glibc and musl keep the first signals to themselves.
@@ -153,10 +143,8 @@ const KICK: u64 = 34;
 
 /// A reader of the guest's file systems.
 pub const GUESTFS: &[Call] = &[
-    any(SYS_fstat),   // how long a file is
-    any(SYS_pread64), // images
+    any(SYS_pread64), // an image's tables
     any(SYS_preadv),  // images
-    any(SYS_statx),   // how long a file is
 ];
 
 /// A disk's queue.
@@ -167,7 +155,6 @@ pub const DISK: &[Call] = &[
     any(SYS_pread64),                                  // an image's tables
     any(SYS_pwrite64),                                 // the same
     any(SYS_fcntl),                                    // how a file was opened
-    any(SYS_fsync),                                    // flush
     any(SYS_fdatasync),                                // flush
     any(SYS_ftruncate),                                // an image grows
     any(SYS_fstatfs),                                  // whether reads may be tried without waiting
@@ -214,9 +201,7 @@ pub const PAINTER: &[Call] = &[ioctl(requests::KVM_DISPLAY)];
 pub const LISTENER: &[Call] = &[
     one_of(SYS_ioctl, 1, &[requests::FIONBIO]),
     any(SYS_setsockopt), // buffers, keep-alive
-    any(SYS_fcntl),      // descriptors are duplicated
     any(SYS_accept4),
-    any(SYS_eventfd2), // threads
 ];
 
 /// One connection: a viewer, a browser, a scraper, `berth status`.
@@ -229,7 +214,6 @@ pub const CONNECTION: &[Call] = &[
     any(SYS_connect), // the same
     any(SYS_sendto),  // answers; netlink's questions
     any(SYS_recvfrom), // requests; netlink's answers
-    any(SYS_shutdown), // the end
     any(SYS_getsockopt), // --ready tcp:PORT
     any(SYS_eventfd2), // a console is followed
     any(SYS_openat2), // noVNC
@@ -245,21 +229,21 @@ pub const MAIN: &[Call] = &[
     ioctl(requests::TERMINAL), // raw mode, and back
     any(SYS_sendto),           // what the interface has counted
     any(SYS_recvfrom),         // the same
-    any(SYS_shutdown),         // the caretaker of the network
     any(SYS_unlink),           // the control socket
-    any(SYS_getpgrp),          // whether the terminal is ours
+    any(SYS_getpgrp),          // glibc: whether the terminal is ours
+    any(SYS_getpgid),          // musl: the same
     any(SYS_pipe2),            // console input is told to stop by one
 ];
 
 /// The process that takes a network back.
 pub const CARETAKER: &[Call] = &[
-    any(SYS_nanosleep),                       // another holds the lock
+    any(SYS_nanosleep),                       // a wait: older libraries
     one_of(SYS_socket, 0, &[AF_UNIX as u64]), // the lock
     any(SYS_sendto),                          // netlink
     any(SYS_recvfrom),                        // netlink
     any(SYS_bind),                            // the lock
     any(SYS_listen),                          // the lock
-    any(SYS_clock_nanosleep),                 // another holds the lock
+    any(SYS_clock_nanosleep),                 // the same
 ];
 
 /// What nothing but the start of threads and of the machine takes.

@@ -1,6 +1,7 @@
 //! Hosts that are full or broken: the guest waits, or is told; it is never told wrongly.
 
 use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
 use berth_tests::{Checked, DiskImage, LoopDevice, SmallGuest, VirtualMachine, Volume, scratch};
@@ -158,7 +159,9 @@ echo "@@ sectors $(sys large queue/logical_block_size) $(sys plain queue/logical
 echo "@@ ro $(sys large ro) $(sys plain ro)"
 dd if=/dev/zero of=$(disk plain) bs=4k count=1 oflag=direct 2>/dev/null && exit 1
 dd if=/dev/zero of=$(disk large) bs=4k count=1 oflag=direct 2>/dev/null || exit 2
-true
+dd if=/dev/urandom of=$(disk large) bs=1M count=6 conv=fsync 2>/dev/null || exit 3
+blkdiscard -o 0 -l $((6 << 20)) $(disk large) || exit 4
+cmp -n $((6 << 20)) $(disk large) /dev/zero || exit 5
 "#,
     )
     .disk(device.path(), "format=raw,serial=large")
@@ -166,6 +169,9 @@ true
     .report();
     report.expect_success();
     assert_eq!((report.value("sectors"), report.value("ro")), ("4096 512", "0 1"));
+    // What the guest does not need the device gives back.
+    let used = fs::metadata(&file).expect("the file is there").blocks() * 512;
+    assert!(used < 1 << 20, "{used} bytes are still used");
 }
 
 #[test]

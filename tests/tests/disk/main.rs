@@ -240,6 +240,36 @@ done
     assert_eq!(top.check(), Checked::Clean);
 }
 
+/// The last flush is the machine's own: a guest that just stops makes none.
+#[test]
+#[ignore = "needs KVM: tests/run e2e"]
+fn what_was_discarded_at_the_end_is_free() {
+    let guest = SmallGuest::running(
+        r#"
+d=$(disk pet)
+dd if=/dev/urandom of=$d bs=1M count=48 conv=fsync 2>/dev/null || exit 1
+blkdiscard -o 0 -l $((48 << 20)) $d || exit 2
+echo "@@ end 0"
+poweroff -f
+"#,
+    )
+    .flag("--disk-cache", "64K");
+    // Small clusters have many counts, of which a small cache holds few.
+    let path = guest.directory().join("pet.qcow2");
+    let made = Command::new("qemu-img")
+        .args(["create", "-q", "-f", "qcow2", "-o", "cluster_size=4096"])
+        .args([path.as_os_str(), "64M".as_ref()])
+        .status()
+        .expect("qemu-img is installed");
+    assert!(made.success());
+    let (_directory, machine) = guest.disk(&path, "format=qcow2,serial=pet").start();
+    machine.wait_for_exit().expect_success();
+    let pet = DiskImage::at(&path);
+    assert_eq!(pet.check(), Checked::Clean);
+    let used = fs::metadata(pet.path()).expect("it is there").blocks() * 512;
+    assert!(used < 4 * MIB, "{used} bytes are still used");
+}
+
 #[test]
 #[ignore = "needs KVM: tests/run e2e"]
 fn a_second_writer_is_refused() {
