@@ -4,10 +4,13 @@
 //! with its own hardware and network addresses only, may not play DHCP server or router, and what
 //! it asks of DHCP and of routers goes to the service tap. tc-flower(8), tc-mirred(8).
 //!
-//! Each filter has a preference of its own, in a range of Berth's own, so that what a killed run
-//! left behind is recognised. The preferences are behind those that others give (which count up
-//! from 1, or down from 0xC000 when the kernel chooses): what others filter on a pod's interface
-//! stays in force.
+//! Filters have preferences in a range of Berth's own, so that what a killed run left behind is
+//! recognised. They are behind those that others give (which count up from 1, or down from 0xC000
+//! when the kernel chooses): what others filter on a pod's interface stays in force.
+//!
+//! For each preference the kernel takes a frame's headers apart once more, which is most of what a
+//! filter costs. Neighbours that look at the same fields therefore share one, in which they are a
+//! table; and what most packets are stands in front.
 //!
 //! Left out: later fragments carry no ports or ICMP types, so a guest can get an answer of a DHCP
 //! server past the fence in fragments; with its own source address, which gives it away.
@@ -50,6 +53,8 @@ pub const REDIRECT: u8 = 137;
 pub struct Filter {
     /// Lower is asked first.
     pub preference: u16,
+    /// Its number among those of its preference, from 1: of these one applies, or none.
+    pub handle: u32,
     /// EtherType.
     pub ether_type: u16,
     /// All of them must hold.
@@ -94,15 +99,38 @@ pub enum Action {
     Mirror(String),
 }
 
+impl Filter {
+    /// Whether it looks at the same fields of a frame.
+    fn looks_like(&self, other: &Self) -> bool {
+        let fields = |(a, b): (&Key, &Key)| match (a, b) {
+            (Key::Source(a, length), Key::Source(b, other)) => {
+                length == other && a.is_ipv4() == b.is_ipv4()
+            }
+            _ => std::mem::discriminant(a) == std::mem::discriminant(b),
+        };
+        self.ether_type == other.ether_type
+            && self.keys.len() == other.keys.len()
+            && self.keys.iter().zip(&other.keys).all(fields)
+    }
+}
+
 /// Gives filters their preferences, in order.
 pub fn in_order(filters: impl IntoIterator<Item = Filter>) -> Vec<Filter> {
-    let numbered = |(preference, filter)| Filter { preference, ..filter };
-    (FIRST_PREFERENCE..FIRST_PREFERENCE + PREFERENCES).zip(filters).map(numbered).collect()
+    let mut ordered: Vec<Filter> = Vec::new();
+    for filter in filters {
+        let (preference, handle) = match ordered.last() {
+            None => (FIRST_PREFERENCE, 1),
+            Some(last) if last.looks_like(&filter) => (last.preference, last.handle + 1),
+            Some(last) => (last.preference + 1, 1),
+        };
+        ordered.push(Filter { preference, handle, ..filter });
+    }
+    ordered
 }
 
 /// A filter that has no preference yet.
 pub fn filter(ether_type: u16, keys: Vec<Key>, actions: Vec<Action>) -> Filter {
-    Filter { preference: 0, ether_type, keys, actions }
+    Filter { preference: 0, handle: 0, ether_type, keys, actions }
 }
 
 /// The filters on what the guest sends; `onward` is what becomes of what it may send. Without a
@@ -111,6 +139,18 @@ pub fn guard(guest: &GuestNetwork, service: Option<&str>, onward: &Action) -> Ve
     use Key::{IcmpType, Protocol, UdpDestination, UdpSource};
     let own = Key::SourceMac(guest.mac);
     let mut filters = Vec::new();
+    // Most packets, of which nothing more needs to be known.
+    let mut plain = |ether_type, source: IpAddr, length, protocol| {
+        let keys = vec![own, Key::Source(source, length), Protocol(protocol)];
+        filters.push(filter(ether_type, keys, vec![onward.clone()]));
+    };
+    if let Some(v4) = &guest.v4 {
+        plain(ETH_IPV4, v4.address.into(), 32, TCP);
+        plain(ETH_IPV4, v4.address.into(), 32, ICMP);
+    }
+    if let Some(v6) = &guest.v6 {
+        plain(ETH_IPV6, v6.address.into(), 128, TCP);
+    }
     if let Some(service) = service {
         let serve = || vec![Action::Redirect(service.to_owned())];
         if guest.v4.is_some() {
@@ -150,7 +190,7 @@ pub fn guard(guest: &GuestNetwork, service: Option<&str>, onward: &Action) -> Ve
     }
     if let Some(v6) = &guest.v6 {
         let link_local = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0);
-        for (source, prefix) in [(v6.address, 128), (link_local, 10), (Ipv6Addr::UNSPECIFIED, 128)]
+        for (source, prefix) in [(v6.address, 128), (Ipv6Addr::UNSPECIFIED, 128), (link_local, 10)]
         {
             allow(ETH_IPV6, Key::Source(source.into(), prefix));
         }

@@ -15,7 +15,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::net::filter::{
     Action, ETH_ALL, ETH_ARP, ETH_IPV4, ETH_IPV6, Filter, ICMP, ICMPV6, Key, REDIRECT,
-    ROUTER_SOLICITATION, TCP, filter, in_order,
+    ROUTER_SOLICITATION, TCP, UDP, filter, in_order,
 };
 use crate::net::guest::{GuestNetwork, GuestV4, GuestV6};
 use crate::net::inspect::{Facts, Uplink};
@@ -115,6 +115,13 @@ fn inward(request: &Request, guest: &GuestNetwork, tap: &str) -> Vec<Filter> {
             let keys =
                 vec![Key::Protocol(TCP), Key::Destination(address), Key::TcpDestination(VNC)];
             filters.push(filter(ether_type, keys, vec![Action::Accept]));
+        }
+    }
+    // Most packets.
+    for ether_type in [ETH_IPV4, ETH_IPV6] {
+        for protocol in [TCP, UDP] {
+            let to_guest = vec![Action::Redirect(tap.to_owned())];
+            filters.push(filter(ether_type, vec![Key::Protocol(protocol)], to_guest));
         }
     }
     filters.push(filter(ETH_ARP, vec![], to_both()));

@@ -196,16 +196,14 @@ fn rules(draft: &Draft<'_>, uplink: &Uplink<'_>, families: &[Family], comment: S
 
 /// The guest speaks with its own addresses only. Its tap's filters see to that already.
 pub(super) fn guard(tap: &str, guests: &[IpAddr]) -> Chain {
-    let from = || In(tap.to_owned());
-    let mut rules: Vec<Rule> =
-        guests.iter().map(|guest| rule([from(), whole(*guest)], Verdict::Accept)).collect();
+    let mut rules = vec![rule([NotIn(tap.to_owned())], Verdict::Accept)];
+    rules.extend(guests.iter().map(|guest| rule([whole(*guest)], Verdict::Accept)));
     if guests.iter().any(IpAddr::is_ipv6) {
         let link_local = IpAddr::V6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0));
-        rules.push(rule([from(), Source(link_local, 10)], Verdict::Accept));
-        let unspecified = whole(Ipv6Addr::UNSPECIFIED.into());
-        rules.push(rule([from(), unspecified], Verdict::Accept));
+        rules.push(rule([Source(link_local, 10)], Verdict::Accept));
+        rules.push(rule([whole(Ipv6Addr::UNSPECIFIED.into())], Verdict::Accept));
     }
-    rules.push(rule([from()], Verdict::Drop));
+    rules.push(rule([], Verdict::Drop));
     filter_chain("guard", Hook::Prerouting, -300, rules)
 }
 

@@ -27,9 +27,6 @@ pub const INGRESS: u32 = 0xffff_fff2;
 pub const EGRESS: u32 = 0xffff_fff3;
 
 const FLOWER: &str = "flower";
-/// Every filter's handle: each has a preference of its own.
-const HANDLE: u32 = 1;
-
 const FLOWER_ACT: u16 = 3;
 const KEY_ETH_SRC: u16 = 6;
 const KEY_ETH_SRC_MASK: u16 = 7;
@@ -125,7 +122,7 @@ pub fn new_filter(link: u32, filter: &Filter, mut index: impl FnMut(&str) -> u32
     let attributes = Attributes::new().text(TCA_KIND, FLOWER).nest(TCA_OPTIONS, options);
     let info = info(filter.preference, filter.ether_type);
     let flags = wire::CREATE | wire::EXCLUSIVE;
-    tc(NEWTFILTER, flags, link, HANDLE, INGRESS, info).with(attributes)
+    tc(NEWTFILTER, flags, link, filter.handle, INGRESS, info).with(attributes)
 }
 
 /// Without a mask of its own, every bit of a key counts.
@@ -315,7 +312,8 @@ mod tests {
             let message = new_filter(3, filter, |name| if name == "d1" { 2 } else { 0 });
             let body = &message.body;
             assert_eq!((message.kind, message.flags), (NEWTFILTER, 0x600), "{filter}");
-            assert_eq!((wire::u32_at(body, 4), wire::u32_at(body, 12)), (Some(3), Some(INGRESS)));
+            let header = [4, 8, 12].map(|at| wire::u32_at(body, at));
+            assert_eq!(header, [Some(3), Some(1), Some(INGRESS)], "{filter}");
             assert_eq!(body[16..20], golden[..4], "{filter}");
             assert_eq!(leaves(&[], &body[20..]), leaves(&[], &golden[4..]), "{filter}");
         }

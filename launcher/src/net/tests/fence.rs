@@ -42,6 +42,10 @@ fn udp(source: u16, destination: u16) -> Vec<u8> {
     [source.to_be_bytes(), destination.to_be_bytes(), [0, 8], [0, 0]].concat()
 }
 
+fn tcp(destination: u16) -> Vec<u8> {
+    [&[0x80, 0][..], &destination.to_be_bytes(), &[0; 8], &[0x50, 2, 0, 0, 0, 0, 0, 0]].concat()
+}
+
 fn icmpv6(kind: u8) -> Vec<u8> {
     [&[kind, 0, 0, 0], &[0; 20][..]].concat()
 }
@@ -55,10 +59,10 @@ fn arp(mac: [u8; 6], sender: [u8; 4]) -> Vec<u8> {
     [&[0, 1, 8, 0, 6, 4, 0, 1], &mac[..], &sender, &[0; 6], &[192, 168, 254, 1]].concat()
 }
 
-/// How many packets each filter has met, by its preference.
-fn met(namespace: &Namespace, link: &str) -> Vec<(u16, u64)> {
+/// How many packets each filter has met, by its preference and handle.
+fn met(namespace: &Namespace, link: &str) -> Vec<((u16, u32), u64)> {
     let shown = namespace.run(&format!("tc -s filter show dev {link} ingress"));
-    let mut met: Vec<(u16, u64)> = Vec::new();
+    let mut met: Vec<((u16, u32), u64)> = Vec::new();
     let after = |words: &[&str], word: &str| {
         let place = words.iter().position(|found| *found == word)?;
         words.get(place + 1).map(|found| (*found).to_owned())
@@ -67,7 +71,10 @@ fn met(namespace: &Namespace, link: &str) -> Vec<(u16, u64)> {
         let words: Vec<&str> = line.split_whitespace().collect();
         match words.first() {
             Some(&"filter") if words.contains(&"handle") => {
-                met.push((after(&words, "pref").unwrap().parse().unwrap(), 0));
+                let preference = after(&words, "pref").unwrap().parse().unwrap();
+                let handle = after(&words, "handle").unwrap();
+                let handle = u32::from_str_radix(handle.trim_start_matches("0x"), 16).unwrap();
+                met.push(((preference, handle), 0));
             }
             // Of several actions the last counts.
             Some(&"Sent") => {
@@ -110,6 +117,12 @@ fn a_guest_says_only_what_it_may() {
         (frame(MAC, 0x0806, &arp(MAC, [192, 168, 254, 1])), "everything"),
         (frame(MAC, 0x0806, &arp(OTHER, [192, 168, 254, 2])), "everything"),
         (from(MAC, ip(guest4, 17, &udp(1, 1))), "from 192.168.254.2/32"),
+        (from(MAC, ip(guest4, 6, &tcp(80))), "from 192.168.254.2/32 tcp"),
+        (from(OTHER, ip(guest4, 6, &tcp(80))), "everything"),
+        (from(MAC, ip("192.168.254.3", 6, &tcp(80))), "everything"),
+        (from(MAC, ip(guest4, 1, &[8; 8])), "from 192.168.254.2/32 icmp"),
+        (from(MAC, ip(guest6, 6, &tcp(80))), "from fd62:6572:7468::2/128 tcp"),
+        (from(MAC, ip(guest6, 58, &icmpv6(134))), "icmpv6 type 134"),
         (from(MAC, ip("192.168.254.3", 17, &udp(1, 1))), "everything"),
         (from(OTHER, ip(guest4, 17, &udp(1, 1))), "everything"),
         (from(OTHER, ip("0.0.0.0", 17, &udp(68, 67))), "everything"),
@@ -131,14 +144,18 @@ fn a_guest_says_only_what_it_may() {
         let after = met(&pod, "berth0");
         let hit = after.iter().zip(&before).find(|(a, b)| a.1 > b.1).unwrap().0.0;
         let filters = filters(&plan, "berth0");
-        let hit = filters.iter().find(|filter| filter.preference == hit).unwrap().to_string();
+        let hit = filters
+            .iter()
+            .find(|filter| (filter.preference, filter.handle) == hit)
+            .unwrap()
+            .to_string();
         assert!(hit.contains(expected), "{frame:02x?}: {hit}, not {expected}");
     }
     let counted = statistics.read().unwrap();
     assert_eq!(counted.link.rx_packets - at_first.link.rx_packets, sent.len() as u64);
     assert_eq!(counted.link.rx_bytes - at_first.link.rx_bytes, sent.iter().sum::<u64>());
     // "Everything" else, and what is not for a guest to say.
-    assert_eq!(counted.refused - at_first.refused, 13);
+    assert_eq!(counted.refused - at_first.refused, 16);
     // What the service is asked, and what it answers.
     let service = applied.service.as_ref().unwrap();
     for (port, place) in [(67_u16, 14 + 20 + 2), (547, 14 + 40 + 2)] {
