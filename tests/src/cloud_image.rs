@@ -52,7 +52,9 @@ impl CloudImage {
         let metadata = format!("local-hostname: {name}\nhostname: {name}\n");
         let userdata = format!(
             "#cloud-config\nhostname: {name}\nusers:\n- name: tester\n  shell: /bin/bash\n  \
-             sudo: ALL=(ALL) NOPASSWD:ALL\n  ssh_authorized_keys:\n  - {}\nruncmd:\n\
+             sudo: ALL=(ALL) NOPASSWD:ALL\n  ssh_authorized_keys:\n  - {}\nwrite_files:\n\
+             - path: /etc/systemd/system.conf.d/patience.conf\n  \
+             content: \"[Manager]\\nDefaultDeviceTimeoutSec=900\\n\"\nruncmd:\n\
              - [sh, -c, 'echo first >>/var/lib/first-boots']\n",
             key.trim()
         );
@@ -95,7 +97,8 @@ impl CloudImage {
             .flag("--userdata", self.path("userdata"))
             .flag("--stop-timeout", "600")
             // On an emulated machine that others use too, udev can take longer than the 90 s after
-            // which systemd gives up a device, and the login prompt with it.
+            // which systemd gives up a device, and the login prompt with it. Those that are too old
+            // for this have a file from their first boot on.
             .flag("--cmdline", "systemd.default_device_timeout_sec=900")
             .arg(self.base().path())
             .start()
