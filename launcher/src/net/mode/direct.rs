@@ -107,7 +107,12 @@ fn v6_of(
 /// What becomes of what comes in by the pod's interface.
 fn inward(request: &Request, guest: &GuestNetwork, tap: &str) -> Vec<Filter> {
     let to_both = || vec![Action::Mirror(tap.to_owned()), Action::Accept];
-    let mut filters = Vec::new();
+    // UDP first, which has the most packets for its bytes; TCP's are large, and wait for the screen's.
+    let whole = |protocol| {
+        let to_guest = || vec![Action::Redirect(tap.to_owned())];
+        [ETH_IPV4, ETH_IPV6].map(|of| filter(of, vec![Key::Protocol(protocol)], to_guest()))
+    };
+    let mut filters = whole(UDP).to_vec();
     if request.vnc {
         let v4 = guest.v4.iter().map(|v4| (ETH_IPV4, IpAddr::V4(v4.address)));
         let v6 = guest.v6.iter().map(|v6| (ETH_IPV6, IpAddr::V6(v6.address)));
@@ -117,13 +122,7 @@ fn inward(request: &Request, guest: &GuestNetwork, tap: &str) -> Vec<Filter> {
             filters.push(filter(ether_type, keys, vec![Action::Accept]));
         }
     }
-    // Most packets.
-    for ether_type in [ETH_IPV4, ETH_IPV6] {
-        for protocol in [TCP, UDP] {
-            let to_guest = vec![Action::Redirect(tap.to_owned())];
-            filters.push(filter(ether_type, vec![Key::Protocol(protocol)], to_guest));
-        }
-    }
+    filters.extend(whole(TCP));
     filters.push(filter(ETH_ARP, vec![], to_both()));
     let icmp = |protocol, kind| vec![Key::Protocol(protocol), Key::IcmpType(kind)];
     for kind in (ROUTER_SOLICITATION..=REDIRECT).chain(ICMPV6_ERRORS) {
