@@ -46,8 +46,8 @@ impl Berth {
         Self::of(command).arg("run")
     }
 
-    /// `berth run` as process 1 of a namespace, with a child that ends after a second, which it was
-    /// given by `script`'s shell. Root only.
+    /// `berth run` as process 1 of a namespace, with a child that it never had: that of the shell
+    /// which it replaces, and which ends after a second. Root only.
     pub fn run_as_process_1() -> Self {
         let mut command = Command::new("unshare");
         command.args(["--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-ec"]);

@@ -97,8 +97,8 @@ impl CloudImage {
             .flag("--userdata", self.path("userdata"))
             .flag("--stop-timeout", "600")
             // On an emulated machine that others use too, udev can take longer than the 90 s after
-            // which systemd gives up a device, and the login prompt with it. Those that are too old
-            // for this have a file from their first boot on.
+            // which systemd gives up a device, and the login prompt with it. A systemd that is too
+            // old for this has a file of user-data's, from its second boot on.
             .flag("--cmdline", "systemd.default_device_timeout_sec=900")
             .arg(self.base().path())
             .start()

@@ -226,7 +226,7 @@ fn a_terminal_is_the_guests_and_is_given_back() {
     let (_directory, mut machine) = guest.start_by(Berth::run().on_terminal());
     machine.wait_for("serial console of the guest; Ctrl-] then q");
     machine.wait_for("@@ asking");
-    // Neither Ctrl-C nor the end of input ends anything but the guest's line.
+    // Every key is the guest's, Ctrl-C too, but for the escape, which sends itself when doubled.
     machine.send("forty \x1d\x1dtwo\r");
     assert_eq!(machine.wait_for_value("answer"), "forty \x1dtwo");
     machine.send("\x03\x1d?");
